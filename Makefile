@@ -1,0 +1,27 @@
+# The two commands of the README are `make demo` and `make test`; both do all their set-up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find kifa bench -name '*.pyx' -o -name '*.pxd' -o -name '*.h') setup.py pyproject.toml
+
+.PHONY: build demo test lint clean
+
+build: $(VENV)/.built
+
+$(VENV)/.built: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+test: build
+	$(BIN)/python -m pytest
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find kifa bench -name '*.so' -delete

@@ -1,0 +1,1 @@
+"""The crash-test harness: drives kifa and lazyfs from outside."""

@@ -1,0 +1,1 @@
+"""Crash-proof local logging."""
