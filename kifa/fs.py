@@ -1,0 +1,161 @@
+"""What Kifa asks of the file system: durable replacement, directory syncs, temporary names, the writer's lock.
+
+What is on disk if power goes between the steps of `replace_durably`:
+
+    write temp | sync temp | rename | sync directory
+    ^ old, perhaps a temp of any content     ^ old or new, whole either way  ^ new
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from kifa.errors import LockedError, NotAStoreError, UnwritableError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name under which ``path`` is prepared; `remove_temporaries` knows it."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Remove what unfinished replacements left in ``directory``. Only the writer may call this."""
+    for name in list_names(directory):
+        if name.endswith(TEMPORARY_SUFFIX):
+            (directory / name).unlink(missing_ok=True)
+
+
+def list_names(directory: Path) -> list[str]:
+    """Return the sorted names in ``directory``; empty where it does not exist."""
+    try:
+        return sorted(os.listdir(directory))  # noqa: PTH208  (names only, no Path per file)
+    except FileNotFoundError:
+        return []
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in ``directory`` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename within one directory and make the new name durable."""
+    assert source.parent == target.parent, "a rename across directories needs two directory syncs"
+    source.rename(target)
+    sync_directory(target.parent)
+
+
+def write_all(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write every byte of ``chunks`` at the descriptor's position.
+
+    Raises:
+        OSError: as ``os.write``; ENOSPC where it writes nothing.
+    """
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while view:
+            written = os.write(descriptor, view)
+            if written == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            view = view[written:]
+
+
+def replace_durably(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Replace (or create) the file at ``path`` by ``chunks``, atomically and durably.
+
+    Raises:
+        OSError: the old file is untouched and no temporary file is left (unless the process dies).
+    """
+    temporary = temporary_path(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(descriptor, chunks)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def make_directory_durably(directory: Path) -> None:
+    """Create ``directory`` and its missing parents, each name durable.
+
+    Raises:
+        UnwritableError: it is not a directory, or may not be created.
+    """
+    missing = []
+    path = directory.absolute()
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    try:
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            sync_directory(path.parent)
+    except OSError as error:
+        raise UnwritableError(
+            f"cannot create {directory}: {error.strerror}; choose another directory",
+            file=str(directory),
+        ) from error
+
+
+class WriterLock:
+    """The exclusive lock that makes its holder the one writer of a store; freed by the kernel when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock on ``path``, creating the file.
+
+        Raises:
+            LockedError: another process (or another log of this one) has it.
+            UnwritableError: the file cannot be created.
+        """
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UnwritableError(
+                f"cannot write to {path.parent}: {error.strerror}; check its owner and mode",
+                file=str(path),
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise LockedError(
+                f"{path.parent} is in use by another writer; stop it, or read with `kifa query`",
+                file=str(path),
+            ) from error
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.close(self._descriptor)
+
+
+def require_store(directory: Path) -> None:
+    """Check that ``directory`` holds a store (docs/FORMAT.md, "A store").
+
+    Raises:
+        NotAStoreError: it does not.
+    """
+    if not ((directory / "manifest").exists() or (directory / "wal").is_dir()):
+        raise NotAStoreError(
+            f"{directory} is not a Kifa store; check the path (`kifa daemon` creates one)",
+            file=str(directory),
+        )
