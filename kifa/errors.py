@@ -31,8 +31,8 @@ class ExitCode(enum.IntEnum):
 class Damage:
     """A range of the log that is lost or unreadable, and why.
 
-    ``first_lsn`` and ``last_lsn`` are inclusive; both are None where no entry is affected (a damaged copy of a
-    header, say). ``file`` is relative to the store, ``offset`` in bytes.
+    ``first_lsn`` and ``last_lsn`` are inclusive; both are None where no entry is affected (a
+    damaged copy of a header, say). ``file`` is relative to the store, ``offset`` in bytes.
     """
 
     kind: str  # "corruption", "gap", "missing file", "truncated file", "torn tail"
@@ -120,13 +120,13 @@ class LockedError(KifaError):
 
 
 class PoisonedError(KifaError):
-    """A write or sync of the log failed: nothing after it is confirmed, and the writer takes no more."""
+    """A sync of the log failed: nothing after it is confirmed, and the writer takes no more."""
 
     exit_code = ExitCode.SYNC_FAILED
 
 
 class NoSpaceError(KifaError):
-    """No room for another segment; the entry was not accepted and used no LSN. Appending works again once there is."""
+    """No space: the entry was not accepted and used no LSN. Appending works again once there is."""
 
     exit_code = ExitCode.NO_SPACE
 

@@ -1,4 +1,4 @@
-"""What Kifa asks of the file system: durable replacement, directory syncs, temporary names, the writer's lock.
+"""What Kifa asks of the file system: durable replacement, directory syncs, the writer's lock.
 
 What is on disk if power goes between the steps of `replace_durably`:
 
@@ -116,7 +116,7 @@ def make_directory_durably(directory: Path) -> None:
 
 
 class WriterLock:
-    """The exclusive lock that makes its holder the one writer of a store; freed by the kernel when the process dies."""
+    """Makes its holder the one writer of a store; the kernel frees it when the process dies."""
 
     def __init__(self, path: Path) -> None:
         """Take the lock on ``path``, creating the file.

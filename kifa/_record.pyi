@@ -1,0 +1,36 @@
+from dataclasses import dataclass
+
+from kifa._batch import EntryBatch
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    start: int
+    end: int
+    first_lsn: int
+    last_lsn: int
+    entries: int
+    controls: int
+
+@dataclass(slots=True)
+class BrokenGroup:
+    start: int
+    end: int
+    has_start: bool
+    has_end: bool
+    is_last: bool
+    extents: list[Extent] = ...
+    areas: list[tuple[int, int]] = ...
+
+@dataclass(slots=True)
+class Survey:
+    extents: list[Extent] = ...
+    broken: list[BrokenGroup] = ...
+    last_group: Extent | None = ...
+    end: int = ...
+    closed: bool = ...
+
+class SegmentScanner:
+    def __init__(self, descriptor: int, salt: int, size_bytes: int) -> None: ...
+    def survey(self) -> Survey: ...
+    def read(self, extent: Extent) -> EntryBatch | None: ...
+    def read_controls(self, extent: Extent) -> list[tuple[int, int, int, bytes]]: ...

@@ -1,0 +1,415 @@
+"""Records on disk: the scanner that finds them in any bytes, and the reader of what it found.
+
+`SegmentScanner.survey` walks a segment once and says where its groups and its invalid areas are; `kifa.segments`
+judges them (docs/FORMAT.md, "Reading a segment"); `SegmentScanner.read` then decodes what counts.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memmove
+
+from kifa._batch cimport EntryBatch
+from kifa._layout cimport (
+    BLOCK_SIZE, FLAG_GROUP_END, FLAG_GROUP_START, MAX_ENTRY_SIZE, MAX_GROUP_SIZE, RECORD_HEADER_SIZE,
+    RECORD_HEAD_SIZE, RECORD_OVERHEAD, SEGMENT_DATA_OFFSET, TYPE_CLOSE, TYPE_ENTRY,
+)
+from kifa._record cimport (
+    RECORD_DAMAGED, RECORD_INCOMPLETE, RECORD_INVALID, RECORD_VALID, Record, RecordState, header_is_valid,
+    load_u64, parse_record,
+)
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int fd, void *buffer, size_t size, long offset)
+
+# A record may start in the last byte of the window and be 1 MiB long; twice that keeps the moves cheap.
+cdef enum:
+    WINDOW_SIZE = 2 * (MAX_ENTRY_SIZE + BLOCK_SIZE)
+    EXTENT_TARGET_SIZE = 256 * 1024
+    # The entries of a group end within this; its control records are bounded far below the rest (see _wal.pyx).
+    GROUP_REACH = MAX_GROUP_SIZE + MAX_ENTRY_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes ``start`` to ``end`` of a segment: whole valid records whose entries have consecutive LSNs.
+
+    ``first_lsn`` and ``last_lsn`` are those of its ``entries`` entries; without entries, both are the LSN that its
+    control records carry.
+    """
+
+    start: int
+    end: int
+    first_lsn: int
+    last_lsn: int
+    entries: int
+    controls: int
+
+
+@dataclass(slots=True)
+class BrokenGroup:
+    """A group that is not valid from end to end: what is left of it, and the invalid areas in it."""
+
+    start: int
+    end: int
+    has_start: bool  # a valid GROUP_START record was seen
+    has_end: bool  # a valid GROUP_END record was seen
+    is_last: bool  # no valid GROUP_START follows in this segment
+    extents: list[Extent] = field(default_factory=list)
+    areas: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Survey:
+    """What a walk over a segment found, in the order of the file."""
+
+    extents: list[Extent] = field(default_factory=list)  # of complete groups
+    broken: list[BrokenGroup] = field(default_factory=list)
+    last_group: Extent | None = None  # also the last of `extents`; None if it is broken or there is none
+    end: int = SEGMENT_DATA_OFFSET  # where the walk ended
+    closed: bool = False  # ends in a close record
+
+
+cdef inline uint64_t round_up_to_block(uint64_t offset) noexcept nogil:
+    return (offset + BLOCK_SIZE - 1) & ~<uint64_t>(BLOCK_SIZE - 1)
+
+
+cdef struct Run:
+    uint64_t start
+    uint64_t end
+    uint64_t first_lsn
+    uint64_t last_lsn
+    uint32_t entries
+    uint32_t controls
+
+
+cdef inline bint extend_run(Run *run, const Record *record, uint64_t start, uint64_t end) noexcept nogil:
+    # Adds a valid record; False where its LSN does not follow, so that a new run must begin.
+    if record.type != TYPE_ENTRY:
+        if run.entries == 0 and run.controls == 0:
+            run.start = start
+            run.first_lsn = record.lsn
+            run.last_lsn = record.lsn
+        run.controls += 1
+    elif run.entries == 0:
+        if run.controls == 0:
+            run.start = start
+        run.first_lsn = record.lsn
+        run.last_lsn = record.lsn
+        run.entries = 1
+    elif record.lsn == run.last_lsn + 1:
+        run.last_lsn = record.lsn
+        run.entries += 1
+    else:
+        return False
+    run.end = end
+    return True
+
+
+cdef object extent_of(const Run *run):
+    return Extent(run.start, run.end, run.first_lsn, run.last_lsn, run.entries, run.controls)
+
+
+cdef enum WalkState:
+    WALK_MORE       # the run is long enough; call again
+    WALK_CLOSED     # a close record was taken: nothing follows
+    WALK_STOPPED    # no complete group at `position`
+    WALK_FAILED     # errno is set
+
+
+cdef class SegmentScanner:
+    """Scans one open segment file of which the salt is known. Reads only; holds no lock."""
+
+    cdef int descriptor
+    cdef uint64_t salt
+    cdef uint64_t size          # bytes that can be read
+    cdef uint64_t position
+    cdef uint8_t *window
+    cdef uint64_t window_start
+    cdef size_t window_size
+    cdef Run last_group
+    cdef Run run
+
+    def __cinit__(self, int descriptor, uint64_t salt, uint64_t size_bytes):
+        self.descriptor = descriptor
+        self.salt = salt
+        self.size = size_bytes
+        self.window = <uint8_t *>malloc(WINDOW_SIZE)
+        if self.window == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.window)
+
+    cdef const uint8_t *at(self, uint64_t offset, size_t wanted, size_t *available) noexcept nogil:
+        # Bytes of the file at `offset`: at least `wanted` where the file has them. NULL on an error (errno).
+        cdef size_t have = 0
+        cdef ssize_t got
+        if self.window_start <= offset < self.window_start + self.window_size:
+            have = <size_t>(self.window_start + self.window_size - offset)
+        if have < wanted and offset + have < self.size:
+            if have:
+                memmove(self.window, self.window + (offset - self.window_start), have)
+            self.window_start = offset
+            self.window_size = have
+            while self.window_size < WINDOW_SIZE and offset + self.window_size < self.size:
+                got = pread(
+                    self.descriptor, self.window + self.window_size,
+                    min(WINDOW_SIZE - self.window_size, self.size - offset - self.window_size),
+                    <long>(offset + self.window_size),
+                )
+                if got < 0:
+                    if errno == EINTR:
+                        continue
+                    return NULL
+                if got == 0:
+                    self.size = offset + self.window_size
+                self.window_size += <size_t>got
+            have = self.window_size
+        available[0] = have
+        return self.window + (offset - self.window_start)
+
+    cdef RecordState parse_at(self, uint64_t offset, Record *record, bint *failed) noexcept nogil:
+        cdef size_t available
+        cdef RecordState state
+        cdef const uint8_t *bytes_here = self.at(offset, RECORD_OVERHEAD, &available)
+        failed[0] = bytes_here == NULL
+        if failed[0]:
+            return RECORD_INVALID
+        state = parse_record(bytes_here, available, self.salt, record)
+        if state == RECORD_INCOMPLETE:
+            bytes_here = self.at(offset, RECORD_OVERHEAD + record.length, &available)
+            failed[0] = bytes_here == NULL
+            if failed[0]:
+                return RECORD_INVALID
+            state = parse_record(bytes_here, available, self.salt, record)
+        if state == RECORD_VALID and (record.flags & FLAG_GROUP_START) and offset % BLOCK_SIZE:
+            state = RECORD_INVALID
+        return state
+
+    cdef WalkState walk_group(self, Run *group, bint *closed) noexcept nogil:
+        # One complete group at `position`, or WALK_STOPPED.
+        cdef Record record
+        cdef uint64_t offset = self.position
+        cdef bint failed = False
+        cdef bint first = True
+        group.entries = group.controls = 0
+        closed[0] = False
+        while True:
+            if self.parse_at(offset, &record, &failed) != RECORD_VALID:
+                return WALK_FAILED if failed else WALK_STOPPED
+            if first != ((record.flags & FLAG_GROUP_START) != 0):
+                return WALK_STOPPED
+            if not extend_run(group, &record, offset, offset + RECORD_OVERHEAD + record.length):
+                return WALK_STOPPED
+            first = False
+            offset = group.end
+            if record.type == TYPE_CLOSE:
+                closed[0] = True
+            if record.flags & FLAG_GROUP_END:
+                group.end = round_up_to_block(offset)
+                return WALK_MORE
+
+    cdef WalkState walk_complete(self) noexcept nogil:
+        # Takes complete groups into `run` until it is long enough or the next one does not continue it.
+        cdef Run group
+        cdef WalkState state
+        cdef bint closed = False
+        self.run.entries = self.run.controls = 0
+        while True:
+            state = self.walk_group(&group, &closed)
+            if state != WALK_MORE:
+                return state
+            if self.run.entries == 0 and self.run.controls == 0:
+                self.run = group
+            elif self.run.entries and group.entries and group.first_lsn != self.run.last_lsn + 1:
+                return WALK_MORE
+            else:
+                if self.run.entries == 0 and group.entries:
+                    self.run.first_lsn = group.first_lsn
+                if group.entries:
+                    self.run.last_lsn = group.last_lsn
+                self.run.end = group.end
+                self.run.entries += group.entries
+                self.run.controls += group.controls
+            self.last_group = group
+            self.position = group.end
+            if closed:
+                return WALK_CLOSED
+            if self.run.end - self.run.start >= EXTENT_TARGET_SIZE:
+                return WALK_MORE
+
+    def survey(self):
+        """Walk the whole segment and return its `Survey`.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        cdef WalkState state
+        found = Survey()
+        self.position = SEGMENT_DATA_OFFSET
+        self.last_group.entries = self.last_group.controls = 0
+        while True:
+            with nogil:
+                state = self.walk_complete()
+            if state == WALK_FAILED:
+                raise OSError(errno, os.strerror(errno))
+            if self.run.entries or self.run.controls:
+                found.extents.append(extent_of(&self.run))
+                found.last_group = extent_of(&self.last_group)
+                if state == WALK_MORE:
+                    continue
+            if state == WALK_CLOSED:
+                found.closed = True
+                break
+            if state == WALK_STOPPED:
+                group = self.walk_broken()
+                if group is None:
+                    break
+                found.broken.append(group)
+                if group.is_last:
+                    found.last_group = None
+                    break
+                self.position = group.end
+        found.end = self.position
+        return found
+
+    cdef object walk_broken(self):
+        # The group at `position`, which is not complete, or None where there is nothing at all.
+        cdef Record record
+        cdef RecordState state
+        cdef bint failed = False
+        cdef uint64_t offset = self.position
+        cdef uint64_t following = self.find(offset + BLOCK_SIZE, self.size, BLOCK_SIZE, FLAG_GROUP_START)
+        cdef uint64_t limit = following if following else min(self.size, offset + GROUP_REACH)
+        cdef uint64_t area_end
+        cdef Run run
+        group = BrokenGroup(self.position, limit, False, False, following == 0)
+        run.entries = run.controls = 0
+        while offset < limit:
+            state = self.parse_at(offset, &record, &failed)
+            if failed:
+                raise OSError(errno, os.strerror(errno))
+            area_end = 0
+            if state == RECORD_VALID and (record.flags & FLAG_GROUP_START) and offset != <uint64_t>group.start:
+                break
+            if state == RECORD_VALID:
+                group.has_start = group.has_start or bool(record.flags & FLAG_GROUP_START)
+                group.has_end = group.has_end or bool(record.flags & FLAG_GROUP_END)
+                if not extend_run(&run, &record, offset, offset + RECORD_OVERHEAD + record.length):
+                    group.extents.append(extent_of(&run))
+                    run.entries = run.controls = 0
+                    extend_run(&run, &record, offset, offset + RECORD_OVERHEAD + record.length)
+                offset = run.end
+            elif state == RECORD_DAMAGED and offset + RECORD_OVERHEAD + record.length <= limit:
+                area_end = offset + RECORD_OVERHEAD + record.length
+            else:
+                if following == 0 and offset == <uint64_t>group.start:
+                    return None
+                record.flags = 0
+                area_end = self.find(offset + 1, limit, 1, 0) or limit
+            if area_end:
+                if run.entries or run.controls:
+                    group.extents.append(extent_of(&run))
+                    run.entries = run.controls = 0
+                group.areas.append((offset, area_end))
+                offset = area_end
+            if record.flags & FLAG_GROUP_END:
+                offset = min(round_up_to_block(offset), limit)
+                break
+        if run.entries or run.controls:
+            group.extents.append(extent_of(&run))
+        group.end = offset
+        group.is_last = following == 0
+        return group
+
+    cdef uint64_t find(self, uint64_t start, uint64_t stop, uint64_t step, uint8_t flags) except? 0:
+        # The first offset in [start, stop) with a valid record that has `flags`, in steps of `step`; 0 if none.
+        cdef uint64_t found = 0
+        cdef bint failed = False
+        with nogil:
+            found = self.search(start, stop, step, flags, &failed)
+        if failed:
+            raise OSError(errno, os.strerror(errno))
+        return found
+
+    cdef uint64_t search(
+        self, uint64_t start, uint64_t stop, uint64_t step, uint8_t flags, bint *failed
+    ) noexcept nogil:
+        cdef Record record
+        cdef size_t available
+        cdef const uint8_t *bytes_here
+        cdef uint64_t offset = start
+        while offset < stop:
+            bytes_here = self.at(offset, RECORD_OVERHEAD, &available)
+            if bytes_here == NULL:
+                failed[0] = True
+                return 0
+            if available < RECORD_OVERHEAD:
+                return 0
+            if header_is_valid(bytes_here, self.salt):
+                if self.parse_at(offset, &record, failed) == RECORD_VALID and record.flags & flags == flags:
+                    return offset
+                if failed[0]:
+                    return 0
+            offset += step
+        return 0
+
+    def read(self, extent):
+        """Decode an `Extent` into an `EntryBatch`; None if the file no longer holds it (it was recycled).
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        cdef EntryBatch batch
+        cdef uint64_t start = extent.start
+        cdef size_t size = extent.end - extent.start
+        content = os.pread(self.descriptor, size, start)
+        if len(content) != <Py_ssize_t>size:
+            return None
+        batch = EntryBatch.allocate(extent.entries, <const uint8_t *>PyBytes_AS_STRING(content), content)
+        batch.first_lsn = extent.first_lsn
+        with nogil:
+            decode_entries(batch, size, self.salt)
+        return batch if batch.count == extent.entries else None
+
+    def read_controls(self, extent):
+        """Return the control records of an `Extent` as a list of (type, LSN, timestamp in ms, data)."""
+        cdef Record record
+        cdef size_t offset = 0
+        controls = []
+        if not extent.controls:
+            return controls
+        content = os.pread(self.descriptor, extent.end - extent.start, extent.start)
+        cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(content)
+        cdef size_t size = len(content)
+        while offset < size and parse_record(base + offset, size - offset, self.salt, &record) == RECORD_VALID:
+            if record.type != TYPE_ENTRY:
+                data = content[offset + RECORD_HEAD_SIZE:offset + RECORD_HEAD_SIZE + record.length]
+                controls.append((record.type, record.lsn, record.timestamp_ms, data))
+            offset += RECORD_OVERHEAD + record.length
+            if record.flags & FLAG_GROUP_END:
+                offset = round_up_to_block(offset)
+        return controls
+
+
+cdef void decode_entries(EntryBatch batch, size_t size, uint64_t salt) noexcept nogil:
+    # Extents start on a record; groups in them start on multiples of the block size, counted from the file's start,
+    # and so from the extent's where it holds more than one group.
+    cdef Record record
+    cdef size_t offset = 0
+    while offset < size and parse_record(batch.base + offset, size - offset, salt, &record) == RECORD_VALID:
+        if record.type == TYPE_ENTRY:
+            if batch.count == batch.capacity or record.lsn != batch.first_lsn + <uint64_t>batch.count:
+                return
+            batch.offsets[batch.count] = <uint32_t>(offset + RECORD_HEAD_SIZE)
+            batch.lengths[batch.count] = record.length
+            batch.timestamps[batch.count] = record.timestamp_ms
+            batch.count += 1
+        offset += RECORD_OVERHEAD + record.length
+        if record.flags & FLAG_GROUP_END:
+            offset = round_up_to_block(offset)

@@ -1,0 +1,901 @@
+"""The log writer: frames records into the open group and makes groups durable, one at a time.
+
+    append -> frame (open group, memtable) -> lead (seal, write, sync) -> durable LSN -> whoever waits
+
+What is on disk if power goes between the steps of `lead`:
+
+    seal | write | sync | publish durable LSN
+    ^ nothing  ^ any sectors of one group: torn, so none of it counts  ^ the group; some know it  ^ everyone may know
+
+Group n + 1 is framed into the other buffer while group n is written, and written after its sync returned. A sync that
+fails poisons the writer: the state of the disk is unknown until recovery has read it.
+
+Locking: `mutex` guards everything. Nobody takes the GIL while holding it, and every wait for it or for a condition is
+without the GIL, so the two cannot deadlock. Only the thread that set `in_flight` writes.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EINTR, EIO, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from kifa._layout cimport (
+    BLOCK_SIZE, FLAG_GROUP_END, FLAG_GROUP_START, MAX_ENTRY_SIZE, MAX_GROUP_SIZE, RECORD_OVERHEAD,
+    SEGMENT_DATA_OFFSET, TYPE_CLOCK_STEP, TYPE_CLOSE, TYPE_ENTRY,
+)
+from kifa._lines cimport LINE_FOUND, LINE_NONE, LineBuffer, LineState
+from kifa._memtable cimport (
+    Arena, Memtable, arena_add_control, arena_free, arena_last_lsn, arena_new, arena_reserve, arena_reset,
+    arena_size,
+)
+from kifa._record cimport frame_record, seal_header, store_u64
+
+from kifa.errors import ClosedError, EntryTooLargeError, ForkedError, NoSpaceError, PoisonedError
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_init(pthread_mutex_t *, void *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+    int pthread_cond_signal(pthread_cond_t *)
+    int pthread_cond_broadcast(pthread_cond_t *)
+    int pthread_cond_wait(pthread_cond_t *, pthread_mutex_t *)
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pwrite(int fd, const void *buffer, size_t size, long offset)
+    ssize_t write(int fd, const void *buffer, size_t size)
+    int fdatasync(int fd)
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    #include <stdlib.h>
+    #include <time.h>
+
+    /* Conditions wait on the monotonic clock: wall clocks of devices without a battery jump. */
+    static int kifa_cond_init(pthread_cond_t *cond) {
+        pthread_condattr_t attributes;
+        pthread_condattr_init(&attributes);
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+        return pthread_cond_init(cond, &attributes);
+    }
+    static void kifa_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, double deadline) {
+        struct timespec when;
+        when.tv_sec = (time_t)deadline;
+        when.tv_nsec = (long)((deadline - (double)when.tv_sec) * 1e9);
+        pthread_cond_timedwait(cond, mutex, &when);
+    }
+    static double kifa_monotonic(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
+    static long long kifa_clock_ms(clockid_t clock) {
+        struct timespec now;
+        clock_gettime(clock, &now);
+        return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    }
+    static long long kifa_wall_ms(void) { return kifa_clock_ms(CLOCK_REALTIME); }
+    /* Goes on while the device sleeps, unlike CLOCK_MONOTONIC: sleeping is no clock step. */
+    static long long kifa_boot_ms(void) { return kifa_clock_ms(CLOCK_BOOTTIME); }
+
+    /* Counts forks in the child: a log that was opened under another count belongs to another process. */
+    static int kifa_fork_count = 0;
+    static void kifa_count_fork(void) { kifa_fork_count++; }
+    static int kifa_watch_forks(void) { return pthread_atfork(NULL, NULL, kifa_count_fork); }
+
+    static void *kifa_aligned_buffer(size_t size) {
+        void *buffer = NULL;
+        return posix_memalign(&buffer, 4096, size) == 0 ? buffer : NULL;
+    }
+    """
+    int cond_init "kifa_cond_init"(pthread_cond_t *) nogil
+    void cond_wait_until "kifa_cond_wait_until"(pthread_cond_t *, pthread_mutex_t *, double) noexcept nogil
+    double monotonic "kifa_monotonic"() noexcept nogil
+    long long wall_ms "kifa_wall_ms"() noexcept nogil
+    long long boot_ms "kifa_boot_ms"() noexcept nogil
+    int fork_count "kifa_fork_count"
+    int watch_forks "kifa_watch_forks"() nogil
+    void *aligned_buffer "kifa_aligned_buffer"(size_t) noexcept nogil
+
+watch_forks()
+
+cdef enum:
+    # Control records of one group, beyond the bound for entries. A source checkpoint is at most 8 KiB; `held` groups
+    # keep room for one.
+    CONTROL_ROOM = 64 * 1024
+    CONTROL_MAX_SIZE = 8 * 1024
+    CLOCK_STEP_RECORD_SIZE = 56
+    BUFFER_SIZE = MAX_GROUP_SIZE + BLOCK_SIZE + CONTROL_ROOM
+
+    CLOCK_STEP_MIN_MS = 1000
+    NORMAL_PENDING_LIMIT = 50
+
+NORMAL_MAX_DELAY_SECONDS = 0.1
+cdef double normal_max_delay = NORMAL_MAX_DELAY_SECONDS
+
+cdef enum Status:
+    STATUS_OK = 0
+    STATUS_GROUP_FULL
+    STATUS_NEEDS_SEGMENT
+    STATUS_NEEDS_FLUSH
+    STATUS_POISONED
+    STATUS_NO_MEMORY
+    STATUS_NO_SPACE
+    STATUS_STOPPED
+
+# Why `frame_lines` returned.
+DRAINED, OVERSIZE, GROUP_FULL = range(3)
+
+
+cdef class LogWriter:
+    """Writes one log. Many threads may use it at once; they share syncs.
+
+    It writes to the segment it was given by `use_segment`; when that is full, methods that frame raise
+    `SegmentFull`, and `kifa.engine` gives it the next one.
+    """
+
+    def __cinit__(self):
+        cdef int index
+        pthread_mutex_init(&self.mutex, NULL)
+        cond_init(&self.synced[0])
+        cond_init(&self.synced[1])
+        cond_init(&self.committer_work)
+        cond_init(&self.room)
+        cond_init(&self.background_work)
+        self.fork_generation = fork_count
+        self.event_descriptor = -1
+        self.descriptor = -1
+        self.active = arena_new()
+        for index in range(2):
+            self.groups[index].buffer = <uint8_t *>aligned_buffer(BUFFER_SIZE)
+        if self.active == NULL or self.groups[0].buffer == NULL or self.groups[1].buffer == NULL:
+            raise MemoryError()
+
+    def __init__(
+        self, *, uint64_t next_lsn, size_t memtable_threshold_bytes, size_t max_group_size_bytes,
+        uint32_t max_group_entries, bint normal,
+    ):
+        """Start behind LSN ``next_lsn - 1``, all of which is durable."""
+        assert next_lsn >= 1 and 1 <= max_group_entries and BLOCK_SIZE <= max_group_size_bytes <= MAX_GROUP_SIZE
+        self.next_lsn = next_lsn
+        self.durable = next_lsn - 1
+        self.memtable_threshold = memtable_threshold_bytes
+        self.max_group_size = max_group_size_bytes
+        self.max_group_entries = max_group_entries
+        self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
+        self.groups[0].serial = 1
+        self.groups[0].last_lsn = self.durable
+
+    def __dealloc__(self):
+        cdef int index
+        free(self.groups[0].buffer)
+        free(self.groups[1].buffer)
+        arena_free(self.active)
+        arena_free(self.spare_arena)
+        for index in range(self.frozen_count):
+            arena_free(self.frozen[index])
+
+    # ---- what the log is now -----------------------------------------------------------------------------------
+
+    @property
+    def durable_lsn(self) -> int:
+        """The highest LSN covered by a sync that returned success."""
+        return self.durable
+
+    @property
+    def last_lsn(self) -> int:
+        """The highest LSN given to an entry, durable or not."""
+        return self.next_lsn - 1
+
+    @property
+    def memtable_entries(self) -> int:
+        """Entries that no table has yet."""
+        cdef int index
+        cdef size_t count
+        pthread_mutex_lock(&self.mutex)
+        count = self.active.count
+        for index in range(self.frozen_count):
+            count += self.frozen[index].count
+        pthread_mutex_unlock(&self.mutex)
+        return count
+
+    @property
+    def oldest_unflushed_lsn(self) -> int:
+        """The lowest LSN that only the WAL has."""
+        cdef uint64_t lsn
+        pthread_mutex_lock(&self.mutex)
+        if self.frozen_count:
+            lsn = self.frozen[0].first_lsn
+        elif self.active.count:
+            lsn = self.active.first_lsn
+        else:
+            lsn = self.next_lsn
+        pthread_mutex_unlock(&self.mutex)
+        return lsn
+
+    def check_usable(self):
+        """Raise ForkedError in a forked child, PoisonedError after a failed sync, ClosedError after `stop`."""
+        if self.fork_generation != fork_count:
+            raise ForkedError("this log was opened by the parent process; open it again after the fork")
+        if self.poison:
+            raise PoisonedError(
+                f"a sync of the log failed ({os.strerror(self.poison)}); nothing after LSN {self.durable} is"
+                " confirmed; check the disk, then open the log again to recover",
+                lsn=self.durable,
+            )
+        if self.stopping:
+            raise ClosedError("the log is closed")
+
+    # ---- segments ----------------------------------------------------------------------------------------------
+
+    def use_segment(self, int descriptor, uint64_t salt, uint64_t size_bytes):
+        """Write the following groups to this segment, whose header and name are durable. No group may be open."""
+        assert self.groups[self.open_index].records == 0 and not self.in_flight, "a group never spans segments"
+        self.descriptor = descriptor
+        self.salt = salt
+        self.segment_size = size_bytes
+        self.segment_offset = SEGMENT_DATA_OFFSET
+        self.segment_ready = True
+
+    def quiesce(self):
+        """Commit what is framed and keep others from writing until `resume`. For the change of a segment."""
+        cdef int status = STATUS_OK
+        cdef Group *group
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            while not self.poison:
+                group = &self.groups[self.open_index]
+                if self.in_flight:
+                    pthread_cond_wait(&self.room, &self.mutex)
+                elif group.records:
+                    self.lead()
+                else:
+                    break
+            if self.poison:
+                status = STATUS_POISONED
+            else:
+                self.in_flight = True
+            pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK:
+            self.check_usable()
+
+    def resume(self):
+        """End `quiesce`."""
+        pthread_mutex_lock(&self.mutex)
+        self.in_flight = False
+        pthread_cond_broadcast(&self.room)
+        pthread_cond_broadcast(&self.synced[0])
+        pthread_cond_broadcast(&self.synced[1])
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def room_bytes(self) -> int:
+        """Bytes of whole blocks left in the segment behind the open group."""
+        return self.segment_size - self.segment_offset
+
+    # ---- framing -----------------------------------------------------------------------------------------------
+
+    cdef int open_group(self, uint64_t timestamp_ms) noexcept nogil:
+        # The first record of a group; where the wall clock stepped, that is a record which says so.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef long long offset_ms = <long long>timestamp_ms - boot_ms()
+        cdef long long step_ms = offset_ms - self.clock_offset_ms
+        cdef uint8_t step[16]
+        group.descriptor = self.descriptor
+        group.offset = self.segment_offset
+        group.size = 0
+        group.entries = 0
+        group.last_lsn = self.next_lsn - 1
+        self.oldest_pending = monotonic() if self.pending_limit else 0.0
+        if self.clock_known and (step_ms >= CLOCK_STEP_MIN_MS or step_ms <= -CLOCK_STEP_MIN_MS):
+            store_u64(step, timestamp_ms - <uint64_t>step_ms)
+            store_u64(step + 8, timestamp_ms)
+            if not arena_add_control(self.active, TYPE_CLOCK_STEP, group.last_lsn, step, 16):
+                return STATUS_NO_MEMORY
+            self.add_record(group, step, 16, TYPE_CLOCK_STEP, timestamp_ms)
+        self.clock_offset_ms = offset_ms
+        self.clock_known = True
+        return STATUS_OK
+
+    cdef void add_record(
+        self, Group *group, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms
+    ) noexcept nogil:
+        cdef uint8_t flags = FLAG_GROUP_START if group.records == 0 else 0
+        cdef uint64_t lsn = self.next_lsn if type == TYPE_ENTRY else self.next_lsn - 1
+        group.last_record = group.size
+        group.size += frame_record(
+            group.buffer + group.size, data, length, flags, type, lsn, timestamp_ms, self.salt
+        )
+        group.records += 1
+
+    cdef int frame(
+        self, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms, size_t reserve
+    ) noexcept nogil:
+        # Frames one record into the open group. `reserve` bytes must be left behind it. With the mutex.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef Arena *arena = self.active
+        cdef size_t size = RECORD_OVERHEAD + length
+        cdef size_t used = group.size if group.records else CLOCK_STEP_RECORD_SIZE
+        if self.poison:
+            return STATUS_POISONED
+        if self.stopping and type != TYPE_CLOSE:
+            return STATUS_STOPPED
+        if used + size + reserve > self.segment_size - self.segment_offset or not self.segment_ready:
+            return STATUS_GROUP_FULL if group.records else STATUS_NEEDS_SEGMENT
+        if type == TYPE_ENTRY:
+            if group.entries and (
+                group.entries >= self.max_group_entries or used + size > self.max_group_size
+            ):
+                return STATUS_GROUP_FULL
+            if self.frozen_count == MAX_FROZEN and arena_size(arena) >= self.memtable_threshold:
+                return STATUS_NO_SPACE if self.flush_error else STATUS_NEEDS_FLUSH
+            if not arena_reserve(arena, length):
+                return STATUS_NO_MEMORY
+        elif used + size + reserve > BUFFER_SIZE:
+            return STATUS_GROUP_FULL
+        elif not arena_add_control(arena, type, self.next_lsn - 1, data, length):
+            return STATUS_NO_MEMORY
+        if group.records == 0 and self.open_group(timestamp_ms) != STATUS_OK:
+            return STATUS_NO_MEMORY
+        self.add_record(group, data, length, type, timestamp_ms)
+        if type == TYPE_ENTRY:
+            if arena.count == 0:
+                arena.first_lsn = self.next_lsn
+            memcpy(arena.data + arena.data_size, data, length)
+            arena.offsets[arena.count] = <uint32_t>arena.data_size
+            arena.lengths[arena.count] = length
+            arena.timestamps[arena.count] = timestamp_ms
+            arena.data_size += length
+            arena.count += 1
+            group.entries += 1
+            group.last_lsn = self.next_lsn
+            self.next_lsn += 1
+        return STATUS_OK
+
+    # ---- group commit ------------------------------------------------------------------------------------------
+
+    cdef void lead(self) noexcept nogil:
+        # Makes the open group durable. With the mutex, which is free during the write; nothing is in flight.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef uint8_t *last = group.buffer + group.last_record
+        cdef size_t padded = (group.size + BLOCK_SIZE - 1) & ~<size_t>(BLOCK_SIZE - 1)
+        cdef int error
+        cdef uint64_t one = 1
+        last[4] |= FLAG_GROUP_END
+        seal_header(last, self.salt)
+        memset(group.buffer + group.size, 0, padded - group.size)
+        self.segment_offset += padded
+        self.in_flight = True
+        self.open_index ^= 1
+        self.groups[self.open_index].records = 0
+        self.groups[self.open_index].size = 0
+        self.groups[self.open_index].serial = group.serial + 1
+        self.groups[self.open_index].last_lsn = group.last_lsn
+        if self.freeze_requested or arena_size(self.active) >= self.memtable_threshold:
+            self.freeze_active()
+        pthread_cond_broadcast(&self.room)
+        pthread_mutex_unlock(&self.mutex)
+
+        error = write_and_sync(group.descriptor, group.buffer, padded, group.offset)
+
+        pthread_mutex_lock(&self.mutex)
+        self.in_flight = False
+        if error:
+            self.poison = error
+            pthread_cond_broadcast(&self.synced[0])
+            pthread_cond_broadcast(&self.synced[1])
+        else:
+            self.durable = group.last_lsn
+            self.synced_serial = group.serial
+            pthread_cond_broadcast(&self.synced[group.serial & 1])
+            # One of those who wait for the next group leads it.
+            pthread_cond_signal(&self.synced[(group.serial + 1) & 1])
+        pthread_cond_broadcast(&self.room)
+        if self.committer_running:
+            pthread_cond_signal(&self.committer_work)
+        if self.frozen_count or error:
+            pthread_cond_signal(&self.background_work)
+        if self.event_descriptor >= 0:
+            write(self.event_descriptor, &one, sizeof(one))
+
+    cdef int commit_through(self, uint64_t serial) noexcept nogil:
+        # Returns when the group `serial` is durable; leads where nobody else does. With the mutex.
+        while self.synced_serial < serial:
+            if self.poison:
+                return STATUS_POISONED
+            if self.in_flight or self.held:
+                pthread_cond_wait(&self.synced[serial & 1], &self.mutex)
+            else:
+                self.lead()
+        return STATUS_OK
+
+    cdef int make_room(self, int status) noexcept nogil:
+        # Does what a full group or memtable needs; what it cannot do it returns. With the mutex.
+        if status == STATUS_GROUP_FULL:
+            return self.commit_through(self.groups[self.open_index].serial)
+        if status == STATUS_NEEDS_FLUSH:
+            pthread_cond_signal(&self.background_work)
+            pthread_cond_wait(&self.room, &self.mutex)
+            return STATUS_OK
+        return status
+
+    def append(self, const uint8_t[::1] data not None):
+        """Frame one entry and, but in normal mode, make it durable. Return its LSN.
+
+        Raises:
+            EntryTooLargeError, NoSpaceError, ForkedError, PoisonedError, ClosedError: it was not accepted.
+            SegmentFull: call again once there is another segment.
+        """
+        cdef uint64_t lsn = 0
+        cdef int status
+        cdef const uint8_t *start = &data[0] if data.shape[0] else NULL
+        cdef uint64_t serial
+        if data.shape[0] > MAX_ENTRY_SIZE:
+            raise EntryTooLargeError(
+                f"an entry of {data.shape[0]} bytes is larger than {MAX_ENTRY_SIZE} bytes; split it"
+            )
+        if self.fork_generation != fork_count:
+            self.check_usable()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            while True:
+                status = self.frame(start, <uint32_t>data.shape[0], TYPE_ENTRY, <uint64_t>wall_ms(), 0)
+                if status != STATUS_GROUP_FULL and status != STATUS_NEEDS_FLUSH:
+                    break
+                status = self.make_room(status)
+                if status != STATUS_OK:
+                    break
+            if status == STATUS_OK:
+                lsn = self.next_lsn - 1
+                serial = self.groups[self.open_index].serial
+                if self.pending_limit == 0 or lsn - self.durable >= self.pending_limit:
+                    status = self.commit_through(serial)
+                elif self.groups[self.open_index].records == 1:
+                    # Others may have framed since; the committer looks at the oldest.
+                    pthread_cond_signal(&self.committer_work)
+            pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK:
+            self.fail(status)
+        return lsn
+
+    def append_many(self, list items not None, Py_ssize_t start):
+        """Frame ``items[start:]`` (bytes-like) and make them durable, in as few groups as the bounds allow.
+
+        Return how many were framed; fewer than all where a segment is full. An item that is too large ends it with
+        its error after those before it are durable.
+        """
+        cdef Py_ssize_t index = start
+        cdef Py_ssize_t count = len(items)
+        cdef int status = STATUS_OK
+        cdef uint64_t serial
+        cdef uint64_t timestamp_ms
+        cdef const uint8_t[::1] view
+        cdef object item
+        cdef const uint8_t *data
+        cdef Py_ssize_t length
+        if self.fork_generation != fork_count:
+            self.check_usable()
+        timestamp_ms = <uint64_t>wall_ms()
+        while index < count and status == STATUS_OK:
+            item = items[index]
+            if type(item) is bytes:
+                data = <const uint8_t *>PyBytes_AS_STRING(item)
+                length = len(<bytes>item)
+            else:
+                view = item
+                length = view.shape[0]
+                data = &view[0] if length else NULL
+            if length > MAX_ENTRY_SIZE:
+                break
+            # The GIL is kept for a mere copy; the mutex is never held by one who waits for the GIL.
+            pthread_mutex_lock(&self.mutex)
+            status = self.frame(data, <uint32_t>length, TYPE_ENTRY, timestamp_ms, 0)
+            pthread_mutex_unlock(&self.mutex)
+            if status == STATUS_OK:
+                index += 1
+            elif status == STATUS_GROUP_FULL or status == STATUS_NEEDS_FLUSH:
+                with nogil:
+                    pthread_mutex_lock(&self.mutex)
+                    status = self.make_room(status)
+                    pthread_mutex_unlock(&self.mutex)
+                timestamp_ms = <uint64_t>wall_ms()
+        self.commit()
+        if status != STATUS_OK and not (status == STATUS_NEEDS_SEGMENT and index > start):
+            self.fail(status)
+        if index == start and index < count:
+            raise EntryTooLargeError(
+                f"an entry of {length} bytes is larger than {MAX_ENTRY_SIZE} bytes; split it"
+            )
+        return index - start
+
+    def frame_control(self, uint8_t type, bytes data not None):
+        """Frame a control record into the open group, and let go of the group if `frame_lines` held it.
+
+        Raises:
+            SegmentFull: only where the group was not held.
+        """
+        cdef int status
+        assert len(data) + RECORD_OVERHEAD <= CONTROL_MAX_SIZE, "a control record is bounded"
+        self.check_fork()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+        self.held = False
+        status = self.frame(<const uint8_t *><char *>data, <uint32_t>len(data), type, <uint64_t>wall_ms(), 0)
+        pthread_cond_broadcast(&self.synced[0])
+        pthread_cond_broadcast(&self.synced[1])
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK:
+            self.fail(status)
+
+    cdef int check_fork(self) except -1:
+        if self.fork_generation != fork_count:
+            self.check_usable()
+        return 0
+
+    def frame_entry(self, const uint8_t[::1] data not None):
+        """Frame one entry and return its LSN without waiting for its sync. Raises as `append`."""
+        cdef uint64_t lsn = 0
+        cdef int status
+        cdef const uint8_t *start = &data[0] if data.shape[0] else NULL
+        if data.shape[0] > MAX_ENTRY_SIZE:
+            raise EntryTooLargeError(
+                f"an entry of {data.shape[0]} bytes is larger than {MAX_ENTRY_SIZE} bytes; split it"
+            )
+        self.check_fork()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            while True:
+                status = self.frame(start, <uint32_t>data.shape[0], TYPE_ENTRY, <uint64_t>wall_ms(), 0)
+                if status != STATUS_GROUP_FULL and status != STATUS_NEEDS_FLUSH:
+                    break
+                status = self.hand_over() if status == STATUS_GROUP_FULL else self.make_room(status)
+                if status != STATUS_OK:
+                    break
+            lsn = self.next_lsn - 1
+            pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK:
+            self.fail(status)
+        return lsn
+
+    def frame_lines(self, LineBuffer lines not None, bint hold=False):
+        """Frame the whole lines in ``lines`` without waiting for their sync.
+
+        Full groups go to the committer (`run_committer`) while the next one is framed. With ``hold``, the open group
+        stays open until `frame_control` has added the source checkpoint that belongs to these lines.
+
+        Returns:
+            (first LSN, number of entries, why it stopped, size in bytes of a refused line or 0); the reason is
+            DRAINED, OVERSIZE (a line was refused; call again) or GROUP_FULL (call again, after `frame_control` and
+            `commit` where the group is held).
+
+        Raises:
+            SegmentFull: nothing was framed; call again once there is another segment.
+            NoSpaceError, PoisonedError, ClosedError, ForkedError: nothing was framed, the lines stay in ``lines``.
+        """
+        cdef uint64_t first_lsn = 0
+        cdef uint64_t count = 0
+        cdef int status = STATUS_OK
+        cdef int reason = -1
+        self.check_fork()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            status = self.frame_available(lines, hold, &first_lsn, &count, &reason)
+            if hold and count:
+                self.held = True
+            pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK and count == 0:
+            self.fail(status)
+        return first_lsn, count, reason if status == STATUS_OK else GROUP_FULL, lines.oversize if reason == 1 else 0
+
+    cdef int frame_available(
+        self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason
+    ) noexcept nogil:
+        cdef LineState state
+        cdef const uint8_t *line = NULL
+        cdef size_t length = 0
+        cdef size_t advance = 0
+        cdef size_t reserve = CONTROL_MAX_SIZE if hold else 0
+        cdef uint64_t timestamp_ms = <uint64_t>wall_ms()
+        cdef int status
+        while True:
+            state = lines.peek(&line, &length, &advance)
+            if state != LINE_FOUND:
+                reason[0] = 0 if state == LINE_NONE else 1
+                return STATUS_OK
+            status = self.frame(line, <uint32_t>length, TYPE_ENTRY, timestamp_ms, reserve)
+            if status == STATUS_OK:
+                lines.take(advance)
+                if count[0] == 0:
+                    first_lsn[0] = self.next_lsn - 1
+                count[0] += 1
+                continue
+            if hold and count[0]:
+                return status
+            if status == STATUS_GROUP_FULL:
+                status = self.hand_over()
+            elif status == STATUS_NEEDS_FLUSH:
+                status = self.make_room(status)
+            if status != STATUS_OK:
+                return status
+            if count[0] and self.next_lsn != first_lsn[0] + count[0]:
+                # Another thread's entries came between; one call returns one range of LSNs.
+                return STATUS_GROUP_FULL
+            timestamp_ms = <uint64_t>wall_ms()
+
+    cdef int hand_over(self) noexcept nogil:
+        # Gets the full open group out of the way: the committer takes it as soon as the one before it is durable.
+        cdef uint64_t serial = self.groups[self.open_index].serial
+        if not self.committer_running:
+            return self.commit_through(serial)
+        self.requested_serial = serial
+        pthread_cond_signal(&self.committer_work)
+        while self.groups[self.open_index].serial == serial:
+            if self.poison:
+                return STATUS_POISONED
+            pthread_cond_wait(&self.room, &self.mutex)
+        return STATUS_OK
+
+    cdef int fail(self, int status) except -1:
+        if status == STATUS_NEEDS_SEGMENT or status == STATUS_GROUP_FULL:
+            raise SegmentFull
+        if status == STATUS_NO_MEMORY:
+            raise MemoryError()
+        if status == STATUS_NO_SPACE:
+            raise NoSpaceError(
+                f"the memtables are full and cannot be flushed ({os.strerror(self.flush_error)});"
+                " free some space, and it goes on"
+            )
+        self.check_usable()
+        raise AssertionError(f"status {status}")
+
+    # ---- group commit, from outside ----------------------------------------------------------------------------
+
+    cdef uint64_t last_framed_serial(self) noexcept nogil:
+        cdef Group *group = &self.groups[self.open_index]
+        return group.serial if group.records else group.serial - 1
+
+    def commit(self):
+        """Return when everything framed so far is durable. Raises PoisonedError, ForkedError."""
+        cdef int status
+        self.check_fork()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            status = self.commit_through(self.last_framed_serial())
+            pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK:
+            self.fail(status)
+
+    def request_commit(self):
+        """Have the committer make durable what is framed so far; do not wait."""
+        pthread_mutex_lock(&self.mutex)
+        self.requested_serial = self.last_framed_serial()
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def notify_on(self, int event_descriptor):
+        """Add 1 to this eventfd whenever the durable LSN advances; -1 stops it."""
+        pthread_mutex_lock(&self.mutex)
+        self.event_descriptor = event_descriptor
+        pthread_mutex_unlock(&self.mutex)
+
+    @property
+    def has_committer(self) -> bool:
+        return self.committer_running
+
+    def run_committer(self):
+        """Commit full and requested groups, and in normal mode old ones, until `stop` or a failed sync.
+
+        This is the body of a thread; there is at most one.
+        """
+        cdef Group *group
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.committer_running = True
+            while not self.poison and not self.committer_stop:
+                group = &self.groups[self.open_index]
+                if group.records and not self.in_flight and not self.held:
+                    if self.requested_serial >= group.serial:
+                        self.lead()
+                        continue
+                    if self.pending_limit:
+                        if monotonic() >= self.oldest_pending + normal_max_delay:
+                            self.lead()
+                        else:
+                            cond_wait_until(
+                                &self.committer_work, &self.mutex, self.oldest_pending + normal_max_delay
+                            )
+                        continue
+                pthread_cond_wait(&self.committer_work, &self.mutex)
+            self.committer_running = False
+            pthread_cond_broadcast(&self.room)
+            pthread_mutex_unlock(&self.mutex)
+
+    def stop_committer(self):
+        """Let `run_committer` return."""
+        pthread_mutex_lock(&self.mutex)
+        self.committer_stop = True
+        pthread_cond_broadcast(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def set_normal(self, bint normal):
+        """Change to or from the sync policy of normal mode."""
+        pthread_mutex_lock(&self.mutex)
+        self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
+        self.oldest_pending = monotonic()
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def stop(self):
+        """Refuse entries from now on, make durable what was framed, and add the close record if there is room."""
+        cdef int status
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.stopping = True
+            status = self.commit_through(self.last_framed_serial())
+            if status == STATUS_OK:
+                status = self.frame(NULL, 0, TYPE_CLOSE, <uint64_t>wall_ms(), 0)
+            if status == STATUS_OK:
+                status = self.commit_through(self.last_framed_serial())
+            pthread_mutex_unlock(&self.mutex)
+        if status == STATUS_POISONED:
+            self.check_usable()
+
+    # ---- memtables ---------------------------------------------------------------------------------------------
+
+    cdef void freeze_active(self) noexcept nogil:
+        # With the mutex, between two groups.
+        cdef Arena *fresh
+        if (self.active.count == 0 and self.active.controls_size == 0) or self.frozen_count == MAX_FROZEN:
+            return
+        fresh = self.spare_arena if self.spare_arena != NULL else arena_new()
+        if fresh == NULL:
+            return
+        self.spare_arena = NULL
+        self.frozen[self.frozen_count] = self.active
+        self.frozen_count += 1
+        self.active = fresh
+        self.freeze_requested = False
+
+    def adopt(self, Memtable memtable not None):
+        """Take over a memtable that recovery filled, as the active one if there is none, else behind the frozen."""
+        pthread_mutex_lock(&self.mutex)
+        assert memtable.owned and self.groups[self.open_index].records == 0
+        assert self.frozen_count < MAX_FROZEN
+        if self.active.count or self.active.controls_size:
+            self.freeze_active()
+        arena_free(self.active)
+        self.active = memtable.arena
+        memtable.arena = NULL
+        memtable.owned = False
+        pthread_mutex_unlock(&self.mutex)
+
+    def request_freeze(self):
+        """Freeze the active memtable at the end of the open group, or now if there is none."""
+        pthread_mutex_lock(&self.mutex)
+        self.freeze_requested = True
+        if self.groups[self.open_index].records == 0:
+            self.freeze_active()
+        pthread_cond_signal(&self.background_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def wake_background(self):
+        """Make `wait_for_background_work` return."""
+        pthread_mutex_lock(&self.mutex)
+        self.background_woken = True
+        pthread_cond_broadcast(&self.background_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def wait_for_background_work(self, double timeout_seconds=-1.0):
+        """Return when a frozen memtable is durable and can be flushed, on `wake_background`, or after the time."""
+        cdef double deadline = monotonic() + timeout_seconds
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            while not self.background_woken and not self.flushable_count():
+                if timeout_seconds < 0:
+                    pthread_cond_wait(&self.background_work, &self.mutex)
+                elif monotonic() >= deadline:
+                    break
+                else:
+                    cond_wait_until(&self.background_work, &self.mutex, deadline)
+            self.background_woken = False
+            pthread_mutex_unlock(&self.mutex)
+
+    cdef int flushable_count(self) noexcept nogil:
+        cdef int count = 0
+        while count < self.frozen_count and (
+            self.frozen[count].count == 0 or arena_last_lsn(self.frozen[count]) <= self.durable
+        ):
+            count += 1
+        return count
+
+    def flushable(self):
+        """Return the frozen memtables whose entries are all durable, oldest first. Give them back by `release`."""
+        cdef int index
+        pthread_mutex_lock(&self.mutex)
+        memtables = [Memtable.borrow(self.frozen[index]) for index in range(self.flushable_count())]
+        pthread_mutex_unlock(&self.mutex)
+        return memtables
+
+    def release(self, int count):
+        """Forget the ``count`` oldest frozen memtables: a published table has their entries."""
+        cdef int index
+        pthread_mutex_lock(&self.mutex)
+        assert count <= self.frozen_count
+        for index in range(count):
+            if self.spare_arena == NULL:
+                arena_reset(self.frozen[index])
+                self.spare_arena = self.frozen[index]
+            else:
+                arena_free(self.frozen[index])
+        for index in range(count, self.frozen_count):
+            self.frozen[index - count] = self.frozen[index]
+        self.frozen_count -= count
+        self.flush_error = 0
+        pthread_cond_broadcast(&self.room)
+        pthread_mutex_unlock(&self.mutex)
+
+    def flush_failed(self, int error):
+        """Say that flushing failed with errno ``error``: writers that would wait for it get NoSpaceError instead."""
+        pthread_mutex_lock(&self.mutex)
+        self.flush_error = error
+        pthread_cond_broadcast(&self.room)
+        pthread_mutex_unlock(&self.mutex)
+
+
+class SegmentFull(Exception):
+    """The next record does not fit the segment; the engine rotates and calls again."""
+
+
+cdef int write_and_sync(int descriptor, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:
+    # Returns 0 or the errno of what failed. No retry of a failed sync: the kernel may have dropped the pages.
+    cdef ssize_t written
+    while size:
+        written = pwrite(descriptor, data, size, <long>offset)
+        if written < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        if written == 0:
+            return EIO
+        data += written
+        size -= <size_t>written
+        offset += <uint64_t>written
+    while fdatasync(descriptor) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+def format_acks(uint64_t first_lsn, uint64_t count):
+    """Return ``ACK <lsn>`` lines for ``count`` LSNs from ``first_lsn`` on."""
+    cdef uint64_t lsn
+    cdef uint64_t digits
+    cdef char number[20]
+    cdef int length
+    # "ACK ", at most 20 digits, line end.
+    out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(count * 25))
+    cdef char *start = PyBytes_AS_STRING(out)
+    cdef char *p = start
+    with nogil:
+        for lsn in range(first_lsn, first_lsn + count):
+            memcpy(p, b"ACK ", 4)
+            p += 4
+            length = 0
+            digits = lsn
+            while True:
+                number[length] = 48 + <char>(digits % 10)
+                length += 1
+                digits = digits // 10
+                if digits == 0:
+                    break
+            while length:
+                length -= 1
+                p[0] = number[length]
+                p += 1
+            p[0] = 10
+            p += 1
+    return out[:p - start]

@@ -1,0 +1,464 @@
+"""WAL segments as files: their headers, their names, and the judgement of what in them counts.
+
+The rules are those of docs/FORMAT.md, "Reading a segment". Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kifa._batch import EntryBatch
+from kifa._crc32c import crc32c
+from kifa._record import BrokenGroup, Extent, SegmentScanner, Survey
+from kifa.errors import Damage
+from kifa.fs import list_names
+
+WAL_DIRECTORY = "wal"
+SEGMENT_SUFFIX = ".wal"
+SPARE_SUFFIX = ".spare"
+
+BLOCK_SIZE = 4096
+DATA_OFFSET = 2 * BLOCK_SIZE
+SECTOR_SIZE = 512
+RECORD_OVERHEAD = 40
+FORMAT_VERSION = 1
+_HEADER = struct.Struct("<8sII16sQQQQQQB")
+_MAGIC = b"KIFAWAL1"
+
+FLUSH_MODES = ("normal", "cautious", "emergency")
+
+
+class SegmentChanged(Exception):
+    """The segment was recycled while it was read; list the store again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """The first block of a segment, and its copy, the second."""
+
+    store_id: bytes
+    sequence: int
+    salt: int
+    first_lsn: int
+    size_bytes: int
+    wall_ms: int
+    monotonic_ns: int
+    flush_mode: str
+
+    def encode(self) -> bytes:
+        """Return the block of 4096 bytes."""
+        block = bytearray(BLOCK_SIZE)
+        _HEADER.pack_into(
+            block,
+            0,
+            _MAGIC,
+            FORMAT_VERSION,
+            BLOCK_SIZE,
+            self.store_id,
+            self.sequence,
+            self.salt,
+            self.first_lsn,
+            self.size_bytes,
+            self.wall_ms,
+            self.monotonic_ns,
+            FLUSH_MODES.index(self.flush_mode),
+        )
+        struct.pack_into("<I", block, BLOCK_SIZE - 4, crc32c(memoryview(block)[: BLOCK_SIZE - 4]))
+        return bytes(block)
+
+    @classmethod
+    def decode(cls, block: bytes) -> Self | None:
+        """Return the header in ``block``; None if it is not a valid one."""
+        if len(block) != BLOCK_SIZE:
+            return None
+        (stored,) = struct.unpack_from("<I", block, BLOCK_SIZE - 4)
+        magic, version, block_size, *_ = fields = _HEADER.unpack_from(block)
+        flush_mode = fields[-1]
+        if (
+            magic != _MAGIC
+            or version != FORMAT_VERSION
+            or block_size != BLOCK_SIZE
+            or flush_mode >= len(FLUSH_MODES)
+            or stored != crc32c(memoryview(block)[: BLOCK_SIZE - 4])
+        ):
+            return None
+        return cls(*fields[3:-1], flush_mode=FLUSH_MODES[flush_mode])  # type: ignore[misc]
+
+
+def segment_name(first_lsn: int) -> str:
+    """Return the file name of the segment that starts with ``first_lsn``."""
+    return f"{first_lsn:016x}{SEGMENT_SUFFIX}"
+
+
+def parse_hexadecimal_name(name: str, suffix: str) -> int | None:
+    """Return the number that ``name`` consists of before ``suffix``; None for any other name."""
+    stem = name.removesuffix(suffix)
+    if stem == name or len(stem) != 16 or stem.lower() != stem:
+        return None
+    try:
+        return int(stem, 16)
+    except ValueError:
+        return None
+
+
+class SegmentFile:
+    """An open segment. ``header`` is None if both copies are damaged."""
+
+    def __init__(self, path: Path, named_lsn: int) -> None:
+        """Open the segment for reading.
+
+        Raises:
+            FileNotFoundError: it was recycled since it was listed.
+        """
+        self.name = f"{WAL_DIRECTORY}/{path.name}"
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.file_size_bytes = os.fstat(self.descriptor).st_size
+        copies = [
+            SegmentHeader.decode(os.pread(self.descriptor, BLOCK_SIZE, offset))
+            for offset in (0, BLOCK_SIZE)
+        ]
+        self.header = copies[0] or copies[1]
+        self.damaged_copies = [
+            index * BLOCK_SIZE for index, copy in enumerate(copies) if copy is None
+        ]
+        self.first_lsn = self.header.first_lsn if self.header else named_lsn
+        self.named_lsn = named_lsn
+
+    @property
+    def size_bytes(self) -> int:
+        """The size the segment should have."""
+        return self.header.size_bytes if self.header else self.file_size_bytes
+
+    def scanner(self) -> SegmentScanner:
+        """Return a scanner of its records. The header must be readable."""
+        assert self.header is not None
+        return SegmentScanner(
+            self.descriptor, self.header.salt, min(self.file_size_bytes, self.header.size_bytes)
+        )
+
+    def unchanged(self) -> bool:
+        """Whether the file still is the segment that was opened."""
+        header = SegmentHeader.decode(
+            os.pread(self.descriptor, BLOCK_SIZE, 0)
+        ) or SegmentHeader.decode(os.pread(self.descriptor, BLOCK_SIZE, BLOCK_SIZE))
+        return header == self.header
+
+    def sync(self) -> None:
+        """Make durable what was read. A read-only descriptor can do this; a read-only file system need not."""
+        try:
+            os.fdatasync(self.descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EINVAL):
+                raise
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def list_segments(store: Path) -> list[SegmentFile]:
+    """Open all segments of ``store``, in LSN order.
+
+    Raises:
+        FileNotFoundError: one was recycled in between; list again.
+    """
+    directory = store / WAL_DIRECTORY
+    files: list[SegmentFile] = []
+    try:
+        for name in list_names(directory):
+            named_lsn = parse_hexadecimal_name(name, SEGMENT_SUFFIX)
+            if named_lsn is not None:
+                files.append(SegmentFile(directory / name, named_lsn))
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return sorted(
+        files, key=lambda file: (file.first_lsn, file.header.sequence if file.header else 0)
+    )
+
+
+@dataclass(slots=True)
+class SegmentView:
+    """What counts in one segment."""
+
+    file: SegmentFile
+    extents: list[Extent] = field(default_factory=list)
+    below_lsn: int | None = (
+        None  # the first LSN of the next segment: from there on nothing counts here
+    )
+    damage: list[Damage] = field(default_factory=list)
+    scanner: SegmentScanner | None = None
+
+    @property
+    def last_lsn(self) -> int:
+        """The highest LSN that counts here; below ``file.first_lsn`` if there is none."""
+        last = next(
+            (e.last_lsn for e in reversed(self.extents) if e.entries), self.file.first_lsn - 1
+        )
+        return last if self.below_lsn is None else min(last, self.below_lsn - 1)
+
+    def read(self, extent: Extent) -> EntryBatch:
+        """Decode one of ``extents``.
+
+        Raises:
+            SegmentChanged: the segment was recycled meanwhile.
+        """
+        assert self.scanner is not None
+        batch = self.scanner.read(extent)
+        if batch is None:
+            raise SegmentChanged(self.file.name)
+        return batch if self.below_lsn is None else batch.within(0, self.below_lsn - 1)
+
+    def batches(
+        self, from_lsn: int = 0, to_lsn: int = 2**64 - 1, reverse: bool = False
+    ) -> Iterator[EntryBatch]:
+        """Yield the entries in the range, batch by batch.
+
+        ``reverse`` reverses the order of the batches; the entries in a batch keep LSN order.
+
+        Raises:
+            SegmentChanged: the segment was recycled meanwhile.
+        """
+        extents = [e for e in self.extents if e.entries]
+        first = bisect.bisect_left(extents, from_lsn, key=lambda extent: extent.last_lsn)
+        last = bisect.bisect_right(extents, to_lsn, key=lambda extent: extent.first_lsn)
+        chosen = extents[first:last]
+        for extent in reversed(chosen) if reverse else chosen:
+            batch = self.read(extent).within(from_lsn, to_lsn)
+            if batch.count:
+                yield batch
+
+    def controls(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield its control records that count: (type, LSN, timestamp in ms, data)."""
+        assert self.scanner is not None
+        for extent in self.extents:
+            if extent.controls:
+                for control in self.scanner.read_controls(extent):
+                    if self.below_lsn is None or control[1] < self.below_lsn:
+                        yield control
+
+
+@dataclass(slots=True)
+class LogSurvey:
+    """All segments, judged. ``damage`` is what is wrong in the WAL alone: a table may have those LSNs."""
+
+    views: list[SegmentView] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    torn_tail: Damage | None = None
+    closed: bool = False
+    end_may_be_lost: int = (
+        0  # LSNs behind `end_lsn` that a truncated or unreadable last segment may have held
+    )
+
+    @property
+    def end_lsn(self) -> int:
+        """The highest LSN that the WAL accounts for; 0 in an empty log."""
+        return max((view.last_lsn for view in self.views), default=0)
+
+    @property
+    def flush_mode(self) -> str | None:
+        """The flush mode of the newest segment."""
+        headers = (view.file.header for view in reversed(self.views))
+        return next((header.flush_mode for header in headers if header), None)
+
+    def close(self) -> None:
+        """Close all files."""
+        for view in self.views:
+            view.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def survey_log(
+    store: Path, *, above_lsn: int = 0, sync_newest: bool = True, store_id: bytes | None = None
+) -> LogSurvey:
+    """Read and judge the WAL of ``store``.
+
+    Args:
+        above_lsn: segments that hold only LSNs up to this one are opened, but not read; they count as empty.
+        sync_newest: make the newest segment durable after reading, so that nothing shown can be lost.
+        store_id: segments of another store are damage; None takes that of the newest.
+
+    Raises:
+        FileNotFoundError, SegmentChanged: a segment was recycled meanwhile; call again.
+        OSError: a segment cannot be read.
+    """
+    files = list_segments(store)
+    log = LogSurvey([SegmentView(file) for file in files])
+    try:
+        if store_id is None:
+            store_id = next((f.header.store_id for f in reversed(files) if f.header), None)
+        for index, view in enumerate(log.views):
+            following = files[index + 1] if index + 1 < len(files) else None
+            view.below_lsn = following.first_lsn if following else None
+            if following and following.first_lsn <= above_lsn + 1:
+                continue
+            _judge_segment(log, view, following, store_id)
+            if following is None and sync_newest:
+                view.file.sync()
+        log.damage.extend(damage for view in log.views for damage in view.damage)
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def _judge_segment(
+    log: LogSurvey, view: SegmentView, following: SegmentFile | None, store_id: bytes | None
+) -> None:
+    file = view.file
+    for offset in file.damaged_copies:
+        view.damage.append(
+            Damage("corruption", file.name, offset, None, None, "a copy of the header is damaged")
+        )
+    if file.header is None:
+        _lose_all(log, view, following, "corruption", "both copies of the header are damaged")
+        return
+    if file.header.store_id != store_id:
+        _lose_all(log, view, following, "corruption", "the segment belongs to another store")
+        return
+    view.scanner = file.scanner()
+    survey = view.scanner.survey()
+    if not file.unchanged():
+        raise SegmentChanged(file.name)
+    log.closed = survey.closed
+    _take_what_counts(log, view, survey)
+    _name_missing(log, view, survey, following)
+    missing_bytes = file.header.size_bytes - file.file_size_bytes
+    if missing_bytes > 0:
+        first = last = None  # unless it is the last segment, what this costs was named above
+        if following is None and not survey.closed:
+            log.end_may_be_lost = missing_bytes // RECORD_OVERHEAD
+            first = view.last_lsn + 1
+            last = view.last_lsn + log.end_may_be_lost
+        view.damage.append(
+            Damage(
+                "truncated file",
+                file.name,
+                file.file_size_bytes,
+                first,
+                last,
+                f"{missing_bytes} bytes are missing at its end",
+            )
+        )
+
+
+def _lose_all(
+    log: LogSurvey, view: SegmentView, following: SegmentFile | None, kind: str, reason: str
+) -> None:
+    first = view.file.first_lsn
+    if following is None:
+        # Nobody can say how many it held; no LSN that anyone was told about may be used again.
+        log.end_may_be_lost = max(view.file.file_size_bytes - DATA_OFFSET, 0) // RECORD_OVERHEAD
+        last = first + log.end_may_be_lost - 1
+    else:
+        last = following.first_lsn - 1
+    if last >= first:
+        view.damage.append(Damage(kind, view.file.name, 0, first, last, reason))
+
+
+def _take_what_counts(log: LogSurvey, view: SegmentView, survey: Survey) -> None:
+    """Fill ``view.extents``; set the torn tail of the log."""
+    extents = list(survey.extents)
+    for group in survey.broken:
+        if group.is_last and view.below_lsn is None and not _was_durable(group):
+            first = next((e.first_lsn for e in group.extents if e.entries), None)
+            last = next((e.last_lsn for e in reversed(group.extents) if e.entries), first)
+            log.torn_tail = Damage(
+                "torn tail",
+                view.file.name,
+                group.start,
+                first,
+                last,
+                "the last group is incomplete; it was never confirmed",
+            )
+        else:
+            extents.extend(group.extents)
+    extents.sort(key=lambda extent: extent.start)
+    if view.below_lsn is not None:
+        extents = [e for e in extents if e.first_lsn < view.below_lsn]
+    view.extents = extents
+
+
+def _was_durable(group: BrokenGroup) -> bool:
+    """Whether a broken last group is proven to have been whole on disk and damaged later."""
+    if not (group.has_start and group.has_end):
+        return False
+    for start, end in group.areas:
+        first, last = start // SECTOR_SIZE, (end - 1) // SECTOR_SIZE
+        valid_before = start % SECTOR_SIZE != 0
+        valid_behind = end % SECTOR_SIZE != 0
+        proven = (
+            (valid_before or valid_behind) if first == last else (valid_before and valid_behind)
+        )
+        if not proven or last - first > 1:
+            return False
+    return True
+
+
+def _name_missing(
+    log: LogSurvey, view: SegmentView, survey: Survey, following: SegmentFile | None
+) -> None:
+    """Name the LSNs that should be here and are not, and the invalid areas that explain them."""
+    name = view.file.name
+    areas = [
+        area
+        for group in survey.broken
+        if log.torn_tail is None or log.torn_tail.offset != group.start or not group.is_last
+        for area in group.areas
+    ]
+    expected = view.file.first_lsn
+    position = DATA_OFFSET
+    for extent in view.extents:
+        explained = [area for area in areas if position <= area[0] < extent.start]
+        if extent.entries and extent.first_lsn > expected:
+            offset = explained[0][0] if explained else extent.start
+            view.damage.append(_lost(name, offset, expected, extent.first_lsn - 1))
+        else:
+            view.damage.extend(
+                Damage("corruption", name, area[0], None, None, "a control record is damaged")
+                for area in explained
+            )
+        if extent.entries:
+            expected = max(expected, extent.last_lsn + 1)
+        position = extent.end
+    behind = view.below_lsn if view.below_lsn is not None else view.last_lsn + 1
+    if behind > expected:
+        offset = next((area[0] for area in areas if area[0] >= position), survey.end)
+        if _is_next(view.file, following):
+            view.damage.append(_lost(name, offset, expected, behind - 1))
+        else:
+            reason = "a segment that should follow is not there"
+            view.damage.append(Damage("missing file", name, None, expected, behind - 1, reason))
+
+
+def _lost(name: str, offset: int, first_lsn: int, last_lsn: int) -> Damage:
+    reason = "records do not match their checksums"
+    return Damage("corruption", name, offset, first_lsn, last_lsn, reason)
+
+
+def _is_next(file: SegmentFile, following: SegmentFile | None) -> bool:
+    """Whether no segment was between the two. What cannot be read is taken for the next one."""
+    if following is None or following.header is None or file.header is None:
+        return True
+    return following.header.sequence == file.header.sequence + 1
