@@ -1,6 +1,6 @@
 """What Kifa asks of the file system: durable replacement, directory syncs, the writer's lock.
 
-What is on disk if power goes between the steps of `replace_durably`:
+What is on disk if power goes between the steps of a `DurableReplacement`:
 
     write temp | sync temp | rename | sync directory
     ^ old, perhaps a temp of any content     ^ old or new, whole either way  ^ new
@@ -70,25 +70,58 @@ def write_all(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:
             view = view[written:]
 
 
+class DurableReplacement:
+    """A file in the making, under a temporary name until `publish`. Leaving the context without it removes the file.
+
+    The final name may depend on what was written: only the directory must be the same.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create the temporary file of ``path``.
+
+        Raises:
+            OSError: it cannot be created.
+        """
+        self._temporary = temporary_path(path)
+        self.descriptor = os.open(
+            self._temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
+        )
+        self._published = False
+
+    def __enter__(self) -> DurableReplacement:
+        return self
+
+    def write(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Append ``chunks``; see `write_all`."""
+        write_all(self.descriptor, chunks)
+
+    def publish(self, path: Path) -> None:
+        """Make the file durable and give it the name ``path``, replacing what had it.
+
+        Raises:
+            OSError: the old file is untouched, unless the last step, the sync of the directory, failed.
+        """
+        assert path.parent == self._temporary.parent, "a rename across directories is not atomic"
+        os.fsync(self.descriptor)
+        self._temporary.rename(path)
+        self._published = True
+        sync_directory(path.parent)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+        if not self._published:
+            self._temporary.unlink(missing_ok=True)
+
+
 def replace_durably(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Replace (or create) the file at ``path`` by ``chunks``, atomically and durably.
 
     Raises:
         OSError: the old file is untouched and no temporary file is left (unless the process dies).
     """
-    temporary = temporary_path(path)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            write_all(descriptor, chunks)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with DurableReplacement(path) as replacement:
+        replacement.write(chunks)
+        replacement.publish(path)
 
 
 def make_directory_durably(directory: Path) -> None:

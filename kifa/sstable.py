@@ -1,0 +1,344 @@
+"""Reading sorted tables. Damage costs the blocks it is in: it is reported, and everything else is still served.
+
+`write_table` and `concatenate_tables` (kifa/sstable_writer.py) make tables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kifa._batch import EntryBatch
+from kifa._crc32c import crc32c
+from kifa._table import find_block, skip_blocks, unpack_block
+from kifa.errors import Damage, DamagedError, KifaError
+from kifa.sstable_format import (
+    BLOCK_HEADER_SIZE,
+    CODEC_NONE,
+    FOOTER_SIZE,
+    HEADER_SIZE,
+    INDEX_ROW,
+    MAX_U64,
+    BlockHeader,
+    Footer,
+    IndexRow,
+    TableHeader,
+    TableInfo,
+    TableMetadata,
+    parse_table_name,
+)
+from kifa.sstable_salvage import Salvage, salvage_index
+
+READ_SIZE_BYTES = 1 << 20
+
+OnDamage = Callable[[Damage], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedRange:
+    """LSNs, both inclusive, that are there but hold no timestamp of the range asked for."""
+
+    first_lsn: int
+    last_lsn: int
+
+
+class ForeignTableError(KifaError):
+    """The table belongs to another store."""
+
+
+class _BlockDamageError(Exception):
+    """A block cannot be used; the message says why."""
+
+
+class Table:
+    """One sorted table, open for reading. A file that is deleted meanwhile stays readable until `close`."""
+
+    def __init__(self, path: Path, store_id: bytes) -> None:
+        """Open the table at ``path`` by its footer; where that is damaged, by walking its blocks.
+
+        Raises:
+            FileNotFoundError: it is gone (compaction replaced it: list the tables again).
+            ForeignTableError: it is whole, and of another store.
+            OSError: it cannot be read at all.
+        """
+        self.name = path.name
+        self.store_id = store_id
+        self.damage: list[Damage] = []  # found on opening; blocks report theirs when they are read
+        self._seed = crc32c(store_id)
+        self._index: bytes | None = None
+        self._metadata: TableMetadata | None = None
+        self._file = path.open("rb", buffering=0)
+        try:
+            self._open_by_footer()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_by_footer(self) -> None:
+        self._size = os.fstat(self._file.fileno()).st_size
+        header = TableHeader.parse(self._read_or_empty(0, HEADER_SIZE))
+        footer = Footer.parse(self._read_or_empty(self._size - FOOTER_SIZE, FOOTER_SIZE))
+        for part in (header, footer):
+            if part is not None and part.store_id != self.store_id:
+                raise ForeignTableError(
+                    f"{self.name} belongs to store {part.store_id.hex()}, "
+                    f"not {self.store_id.hex()}; move it out of sst/",
+                    file=self._file_name,
+                )
+        if header is None:
+            self._note(0, "the header is damaged")
+        self._header, self._footer = header, footer
+        if footer is None:
+            self._note(max(self._size - FOOTER_SIZE, 0), "the footer is damaged")
+            self._metadata = TableMetadata()
+            self._salvage(self._size)
+        else:
+            self.info = TableInfo(
+                self.name,
+                footer.min_lsn,
+                footer.max_lsn,
+                footer.entries,
+                footer.blocks,
+                footer.data_bytes,
+                self._size,
+                footer.min_timestamp,
+                footer.max_timestamp,
+            )
+
+    def close(self) -> None:
+        """Give the descriptor back. Idempotent."""
+        self._file.close()
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _file_name(self) -> str:
+        return f"sst/{self.name}"
+
+    def _note(self, offset: int, reason: str, lsns: tuple[int, int] | None = None) -> None:
+        first, last = lsns or (None, None)
+        self.damage.append(Damage("corruption", self._file_name, offset, first, last, reason))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        """Read exactly ``size`` bytes, or raise `_BlockDamageError`."""
+        try:
+            data = os.pread(self._file.fileno(), size, offset) if offset >= 0 else b""
+        except OSError as error:
+            raise _BlockDamageError(f"cannot be read: {error.strerror}") from error
+        if len(data) != size:
+            raise _BlockDamageError(f"ends after {max(offset, 0) + len(data)} bytes")
+        return data
+
+    def _read_or_empty(self, offset: int, size: int) -> bytes:
+        try:
+            return self._read(offset, size)
+        except _BlockDamageError:
+            return b""
+
+    def _salvage(self, end: int) -> None:
+        """Build the index by walking the blocks up to offset ``end``."""
+        known = parse_table_name(self.name)
+        if self._header is not None:
+            known = (self._header.min_lsn, self._header.max_lsn)
+        salvage: Salvage = salvage_index(self._read_or_empty, end, self._seed, known)
+        self._index = salvage.index
+        for area in salvage.areas:
+            self._note(area.offset, area.reason, area.lsns)
+        if self._footer is None:
+            self.info = salvage.info(self.name, self._size, known)
+
+    @property
+    def index(self) -> bytes:
+        """The packed index, verified; rebuilt from the blocks where it is damaged."""
+        if self._index is None:
+            footer = self._footer
+            assert footer is not None
+            index = self._read_or_empty(footer.index_offset, footer.blocks * INDEX_ROW.size)
+            if crc32c(index, self._seed) == footer.index_crc and index:
+                self._index = index
+            else:
+                self._note(footer.index_offset, "the index is damaged")
+                self._salvage(footer.index_offset)
+        assert self._index is not None
+        return self._index
+
+    @property
+    def metadata(self) -> TableMetadata:
+        """Source checkpoints, clock steps and recorded damage; empty where that part is damaged."""
+        if self._metadata is None:
+            footer = self._footer
+            assert footer is not None
+            data = self._read_or_empty(footer.metadata_offset, footer.metadata_size)
+            intact = crc32c(data, self._seed) == footer.metadata_crc
+            self._metadata = TableMetadata.parse(data) if intact else None
+            if self._metadata is None:
+                self._note(footer.metadata_offset, "the metadata is damaged")
+                self._metadata = TableMetadata()
+        return self._metadata
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the index names."""
+        return len(self.index) // INDEX_ROW.size
+
+    def require_intact(self) -> None:
+        """Check header, footer, index and metadata (not the blocks).
+
+        Raises:
+            DamagedError: one of them is damaged.
+        """
+        _ = self.index, self.metadata
+        if self.damage:
+            raise DamagedError(str(self.damage[0]), list(self.damage))
+
+    def _check_block(self, row: IndexRow, block: memoryview) -> BlockHeader:
+        """Return the header of ``block`` if it is the one ``row`` tells of and its payload's CRC is right."""
+        header = BlockHeader.parse(bytes(block[:BLOCK_HEADER_SIZE]), self._seed)
+        if header is None:
+            raise _BlockDamageError("the header of a block is damaged")
+        told = (row.first_lsn, row.count, row.size)
+        if (header.first_lsn, header.count, header.block_size) != told:
+            raise _BlockDamageError("a block is not the one the index names")
+        if crc32c(block[BLOCK_HEADER_SIZE:], self._seed) != header.payload_crc:
+            raise _BlockDamageError("the payload of a block is damaged")
+        return header
+
+    def _decode(self, row: IndexRow) -> EntryBatch:
+        block = memoryview(self._read(row.offset, row.size))
+        header = self._check_block(row, block)
+        payload = bytes(block[BLOCK_HEADER_SIZE:])
+        try:
+            if header.codec != CODEC_NONE:
+                payload = _decompress(payload, header.raw_size)
+            if len(payload) != header.raw_size:
+                raise ValueError(f"{len(payload)} bytes instead of {header.raw_size}")
+            return unpack_block(payload, header.first_lsn, header.count, header.min_timestamp)
+        except ValueError as error:
+            raise _BlockDamageError(f"the payload of a block does not decode: {error}") from error
+
+    def batches(
+        self,
+        from_lsn: int = 1,
+        to_lsn: int = MAX_U64,
+        *,
+        from_time: int = 0,
+        to_time: int = MAX_U64,
+        reverse: bool = False,
+        on_damage: OnDamage | None = None,
+    ) -> Iterator[EntryBatch | SkippedRange]:
+        """Yield the entries of an LSN range (inclusive), a batch for each block, ascending or descending.
+
+        Blocks that a time range (Unix ms, inclusive) rules out are not read: a `SkippedRange` stands for them. Other
+        batches may still hold entries outside of it. ``on_damage`` is told of each block that is damaged.
+        """
+        index, blocks = self.index, self.blocks
+        position = find_block(index, to_lsn if reverse else from_lsn)
+        position = min(position, blocks - 1) if reverse else position
+        step = -1 if reverse else 1
+        while 0 <= position < blocks:
+            skipped = skip_blocks(index, position, from_lsn, to_lsn, from_time, to_time, reverse)
+            if skipped:
+                ends = sorted((position, position + step * (skipped - 1)))
+                low, high = (IndexRow.at(index, end) for end in ends)
+                yield SkippedRange(max(low.first_lsn, from_lsn), min(high.last_lsn, to_lsn))
+                position += step * skipped
+                continue
+            row = IndexRow.at(index, position)
+            if row.last_lsn < from_lsn if reverse else row.first_lsn > to_lsn:
+                return
+            position += step
+            try:
+                batch = self._decode(row)
+            except _BlockDamageError as error:
+                if on_damage is not None:
+                    on_damage(self._block_damage(row, error))
+                continue
+            part = batch.within(from_lsn, to_lsn)
+            if len(part):
+                yield part
+
+    def _block_damage(self, row: IndexRow, error: _BlockDamageError) -> Damage:
+        kind = "truncated file" if row.offset + row.size > self._size else "corruption"
+        return Damage(kind, self._file_name, row.offset, row.first_lsn, row.last_lsn, str(error))
+
+    def verified_blocks(self) -> Iterator[tuple[BlockHeader, memoryview]]:
+        """Yield each block, undecoded, with its header, both verified; reads about 1 MiB at a time.
+
+        Raises:
+            DamagedError: a block is damaged.
+        """
+        index, position = self.index, 0
+        while position < self.blocks:
+            rows = self._run_of_rows(index, position)
+            position += len(rows)
+            start = rows[0].offset
+            row = rows[0]
+            try:
+                run = memoryview(self._read(start, rows[-1].offset + rows[-1].size - start))
+                for row in rows:
+                    block = run[row.offset - start : row.offset - start + row.size]
+                    yield self._check_block(row, block), block
+            except _BlockDamageError as error:
+                damage = self._block_damage(row, error)
+                raise DamagedError(str(damage), [damage]) from error
+            os.posix_fadvise(self._file.fileno(), start, len(run), os.POSIX_FADV_DONTNEED)
+
+    def _run_of_rows(self, index: bytes, position: int) -> list[IndexRow]:
+        rows = [IndexRow.at(index, position)]
+        size = rows[0].size
+        while position + len(rows) < self.blocks:
+            row = IndexRow.at(index, position + len(rows))
+            size += row.size
+            if size > READ_SIZE_BYTES or row.offset != rows[-1].offset + rows[-1].size:
+                break
+            rows.append(row)
+        return rows
+
+    def verify(self, on_progress: Callable[[int], None] | None = None) -> list[Damage]:
+        """Read and decode every byte; return all damage. ``on_progress`` is told the bytes of each block read."""
+        _ = self.index, self.metadata
+        found: list[Damage] = []
+        for position in range(self.blocks):
+            row = IndexRow.at(self.index, position)
+            try:
+                self._decode(row)
+            except _BlockDamageError as error:
+                found.append(self._block_damage(row, error))
+            if on_progress is not None:
+                on_progress(row.size)
+        return self.damage + found
+
+
+def read_store_id(path: Path) -> bytes | None:
+    """Return the id of the store that the table at ``path`` was written for; None where header and footer are damaged.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        header = TableHeader.parse(file.read(HEADER_SIZE))
+        if header is not None:
+            return header.store_id
+        file.seek(max(file.seek(0, os.SEEK_END) - FOOTER_SIZE, 0))
+        footer = Footer.parse(file.read(FOOTER_SIZE))
+        return footer.store_id if footer is not None else None
+
+
+def _decompress(stored: bytes, raw_size: int) -> bytes:
+    """Decode one zstd frame of ``raw_size`` bytes. Raises ValueError."""
+    from kifa.zstd import ZstdDecompressor, ZstdError  # 5 ms that an empty store need not pay
+
+    decompressor = ZstdDecompressor()
+    try:
+        raw = decompressor.decompress(stored, raw_size)
+    except ZstdError as error:
+        raise ValueError(str(error)) from error
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("not one whole zstd frame")
+    return raw
