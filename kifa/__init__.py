@@ -1,1 +1,80 @@
-"""Crash-proof local logging."""
+"""Crash-proof local logging for devices on unreliable power.
+
+with kifa.open("/var/lib/shop") as log:
+    lsn = log.append(b'{"txn": 1}')        # durable on return
+
+for entry in kifa.reader("/var/lib/shop").entries():
+    print(entry.lsn, entry.timestamp_ms, entry.data)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kifa.errors import (
+    ClosedError,
+    ConfigError,
+    Damage,
+    DamagedError,
+    EntryTooLargeError,
+    ExitCode,
+    ForkedError,
+    KifaError,
+    LockedError,
+    NoSpaceError,
+    NotAStoreError,
+    PoisonedError,
+    UnwritableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from kifa._batch import Entry
+    from kifa.engine import Log
+    from kifa.engine import Log as open
+    from kifa.query import Reader
+    from kifa.query import Reader as reader
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClosedError",
+    "ConfigError",
+    "Damage",
+    "DamagedError",
+    "Entry",
+    "EntryTooLargeError",
+    "ExitCode",
+    "ForkedError",
+    "KifaError",
+    "LockedError",
+    "Log",
+    "NoSpaceError",
+    "NotAStoreError",
+    "PoisonedError",
+    "Reader",
+    "UnwritableError",
+    "UsageError",
+    "open",
+    "reader",
+]
+
+# Loaded on first use: a command that only reads need not load the writer, nor `kifa --version` either.
+_LAZY = {
+    "Entry": ("kifa._batch", "Entry"),
+    "Log": ("kifa.engine", "Log"),
+    "open": ("kifa.engine", "Log"),
+    "Reader": ("kifa.query", "Reader"),
+    "reader": ("kifa.query", "Reader"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kifa' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _LAZY[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value

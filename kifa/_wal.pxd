@@ -40,10 +40,12 @@ cdef class LogWriter:
     cdef uint64_t segment_size
     cdef uint64_t segment_offset
     cdef bint segment_ready
+    cdef size_t needed_size             # of the record that last did not fit
     # Groups.
     cdef Group groups[2]
     cdef int open_index
     cdef bint in_flight
+    cdef bint in_batch                  # one thread frames a batch; others wait
     cdef bint held                      # a control record must come before the open group may close
     cdef uint64_t synced_serial
     cdef uint64_t requested_serial
@@ -82,6 +84,7 @@ cdef class LogWriter:
     cdef void lead(self) noexcept nogil
     cdef int commit_through(self, uint64_t serial) noexcept nogil
     cdef void freeze_active(self) noexcept nogil
+    cdef void await_batch(self) noexcept nogil
     cdef int make_room(self, int status) noexcept nogil
     cdef int frame_available(
         self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason

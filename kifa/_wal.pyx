@@ -125,6 +125,7 @@ cdef enum Status:
     STATUS_NO_MEMORY
     STATUS_NO_SPACE
     STATUS_STOPPED
+    STATUS_TOO_LARGE
 
 # Why `frame_lines` returned.
 DRAINED, OVERSIZE, GROUP_FULL = range(3)
@@ -233,15 +234,14 @@ cdef class LogWriter:
 
     def use_segment(self, int descriptor, uint64_t salt, uint64_t size_bytes):
         """Write the following groups to this segment, whose header and name are durable. No group may be open."""
-        assert self.groups[self.open_index].records == 0 and not self.in_flight, "a group never spans segments"
+        assert self.groups[self.open_index].records == 0, "a group never spans segments"
         self.descriptor = descriptor
         self.salt = salt
         self.segment_size = size_bytes
         self.segment_offset = SEGMENT_DATA_OFFSET
-        self.segment_ready = True
 
     def quiesce(self):
-        """Commit what is framed and keep others from writing until `resume`. For the change of a segment."""
+        """Commit what is framed; until `resume`, nothing is framed or written. For the change of a segment."""
         cdef int status = STATUS_OK
         cdef Group *group
         with nogil:
@@ -258,6 +258,7 @@ cdef class LogWriter:
                 status = STATUS_POISONED
             else:
                 self.in_flight = True
+                self.segment_ready = False
             pthread_mutex_unlock(&self.mutex)
         if status != STATUS_OK:
             self.check_usable()
@@ -266,15 +267,22 @@ cdef class LogWriter:
         """End `quiesce`."""
         pthread_mutex_lock(&self.mutex)
         self.in_flight = False
+        self.segment_ready = self.descriptor >= 0
         pthread_cond_broadcast(&self.room)
         pthread_cond_broadcast(&self.synced[0])
         pthread_cond_broadcast(&self.synced[1])
         pthread_cond_signal(&self.committer_work)
         pthread_mutex_unlock(&self.mutex)
 
-    def room_bytes(self) -> int:
-        """Bytes of whole blocks left in the segment behind the open group."""
-        return self.segment_size - self.segment_offset
+    @property
+    def fits(self) -> bool:
+        """Whether the record that the last `SegmentFull` was raised for fits the segment now in use."""
+        return self.descriptor >= 0 and self.needed_size <= self.segment_size - self.segment_offset
+
+    @property
+    def needed_segment_size_bytes(self) -> int:
+        """The size of a segment that has room for the record that the last `SegmentFull` was raised for."""
+        return SEGMENT_DATA_OFFSET + (self.needed_size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
 
     # ---- framing -----------------------------------------------------------------------------------------------
 
@@ -324,6 +332,7 @@ cdef class LogWriter:
         if self.stopping and type != TYPE_CLOSE:
             return STATUS_STOPPED
         if used + size + reserve > self.segment_size - self.segment_offset or not self.segment_ready:
+            self.needed_size = used + size + reserve
             return STATUS_GROUP_FULL if group.records else STATUS_NEEDS_SEGMENT
         if type == TYPE_ENTRY:
             if group.entries and (
@@ -412,6 +421,10 @@ cdef class LogWriter:
                 self.lead()
         return STATUS_OK
 
+    cdef void await_batch(self) noexcept nogil:
+        while self.in_batch and not self.poison:
+            pthread_cond_wait(&self.room, &self.mutex)
+
     cdef int make_room(self, int status) noexcept nogil:
         # Does what a full group or memtable needs; what it cannot do it returns. With the mutex.
         if status == STATUS_GROUP_FULL:
@@ -434,14 +447,12 @@ cdef class LogWriter:
         cdef const uint8_t *start = &data[0] if data.shape[0] else NULL
         cdef uint64_t serial
         if data.shape[0] > MAX_ENTRY_SIZE:
-            raise EntryTooLargeError(
-                f"an entry of {data.shape[0]} bytes is larger than {MAX_ENTRY_SIZE} bytes; split it"
-            )
-        if self.fork_generation != fork_count:
-            self.check_usable()
+            raise too_large(data.shape[0])
+        self.check_fork()
         with nogil:
             pthread_mutex_lock(&self.mutex)
             while True:
+                self.await_batch()
                 status = self.frame(start, <uint32_t>data.shape[0], TYPE_ENTRY, <uint64_t>wall_ms(), 0)
                 if status != STATUS_GROUP_FULL and status != STATUS_NEEDS_FLUSH:
                     break
@@ -461,54 +472,72 @@ cdef class LogWriter:
             self.fail(status)
         return lsn
 
+    def begin_batch(self) -> int:
+        """Keep other threads from framing until `end_batch`, so that a batch gets one range of LSNs.
+
+        Return the LSN that the next entry will get.
+        """
+        cdef uint64_t lsn
+        self.check_usable()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            while self.in_batch:
+                pthread_cond_wait(&self.room, &self.mutex)
+            self.in_batch = True
+            lsn = self.next_lsn
+            pthread_mutex_unlock(&self.mutex)
+        return lsn
+
+    def end_batch(self):
+        """Let other threads frame again."""
+        pthread_mutex_lock(&self.mutex)
+        self.in_batch = False
+        pthread_cond_broadcast(&self.room)
+        pthread_mutex_unlock(&self.mutex)
+
     def append_many(self, list items not None, Py_ssize_t start):
         """Frame ``items[start:]`` (bytes-like) and make them durable, in as few groups as the bounds allow.
 
-        Return how many were framed; fewer than all where a segment is full. An item that is too large ends it with
-        its error after those before it are durable.
+        Between `begin_batch` and `end_batch`. Return how many were framed: fewer than all where the segment is full.
+
+        Raises:
+            EntryTooLargeError, NoSpaceError, PoisonedError, ClosedError: what was framed before is durable.
+            SegmentFull: nothing was framed.
         """
         cdef Py_ssize_t index = start
         cdef Py_ssize_t count = len(items)
         cdef int status = STATUS_OK
-        cdef uint64_t serial
+        cdef bytes item = b""
         cdef uint64_t timestamp_ms
-        cdef const uint8_t[::1] view
-        cdef object item
-        cdef const uint8_t *data
-        cdef Py_ssize_t length
-        if self.fork_generation != fork_count:
-            self.check_usable()
-        timestamp_ms = <uint64_t>wall_ms()
+        self.check_fork()
         while index < count and status == STATUS_OK:
-            item = items[index]
-            if type(item) is bytes:
-                data = <const uint8_t *>PyBytes_AS_STRING(item)
-                length = len(<bytes>item)
-            else:
-                view = item
-                length = view.shape[0]
-                data = &view[0] if length else NULL
-            if length > MAX_ENTRY_SIZE:
-                break
-            # The GIL is kept for a mere copy; the mutex is never held by one who waits for the GIL.
+            timestamp_ms = <uint64_t>wall_ms()
+            if type(items[index]) is not bytes:
+                items[index] = bytes(items[index])
+            # With the GIL and the mutex at once: nothing in here can wait for either.
             pthread_mutex_lock(&self.mutex)
-            status = self.frame(data, <uint32_t>length, TYPE_ENTRY, timestamp_ms, 0)
-            pthread_mutex_unlock(&self.mutex)
-            if status == STATUS_OK:
+            while index < count and type(items[index]) is bytes:
+                item = <bytes>items[index]
+                if len(item) > MAX_ENTRY_SIZE:
+                    status = STATUS_TOO_LARGE
+                    break
+                status = self.frame(
+                    <const uint8_t *>PyBytes_AS_STRING(item), <uint32_t>len(item), TYPE_ENTRY, timestamp_ms, 0
+                )
+                if status != STATUS_OK:
+                    break
                 index += 1
-            elif status == STATUS_GROUP_FULL or status == STATUS_NEEDS_FLUSH:
+            pthread_mutex_unlock(&self.mutex)
+            if status == STATUS_GROUP_FULL or status == STATUS_NEEDS_FLUSH:
                 with nogil:
                     pthread_mutex_lock(&self.mutex)
                     status = self.make_room(status)
                     pthread_mutex_unlock(&self.mutex)
-                timestamp_ms = <uint64_t>wall_ms()
         self.commit()
+        if status == STATUS_TOO_LARGE:
+            raise too_large(len(item))
         if status != STATUS_OK and not (status == STATUS_NEEDS_SEGMENT and index > start):
             self.fail(status)
-        if index == start and index < count:
-            raise EntryTooLargeError(
-                f"an entry of {length} bytes is larger than {MAX_ENTRY_SIZE} bytes; split it"
-            )
         return index - start
 
     def frame_control(self, uint8_t type, bytes data not None):
@@ -542,13 +571,12 @@ cdef class LogWriter:
         cdef int status
         cdef const uint8_t *start = &data[0] if data.shape[0] else NULL
         if data.shape[0] > MAX_ENTRY_SIZE:
-            raise EntryTooLargeError(
-                f"an entry of {data.shape[0]} bytes is larger than {MAX_ENTRY_SIZE} bytes; split it"
-            )
+            raise too_large(data.shape[0])
         self.check_fork()
         with nogil:
             pthread_mutex_lock(&self.mutex)
             while True:
+                self.await_batch()
                 status = self.frame(start, <uint32_t>data.shape[0], TYPE_ENTRY, <uint64_t>wall_ms(), 0)
                 if status != STATUS_GROUP_FULL and status != STATUS_NEEDS_FLUSH:
                     break
@@ -583,6 +611,7 @@ cdef class LogWriter:
         self.check_fork()
         with nogil:
             pthread_mutex_lock(&self.mutex)
+            self.await_batch()
             status = self.frame_available(lines, hold, &first_lsn, &count, &reason)
             if hold and count:
                 self.held = True
@@ -749,7 +778,8 @@ cdef class LogWriter:
     cdef void freeze_active(self) noexcept nogil:
         # With the mutex, between two groups.
         cdef Arena *fresh
-        if (self.active.count == 0 and self.active.controls_size == 0) or self.frozen_count == MAX_FROZEN:
+        # Control records alone are hints (docs/FORMAT.md, "Record") and wait for the entries they will go with.
+        if self.active.count == 0 or self.frozen_count == MAX_FROZEN:
             return
         fresh = self.spare_arena if self.spare_arena != NULL else arena_new()
         if fresh == NULL:
@@ -806,9 +836,7 @@ cdef class LogWriter:
 
     cdef int flushable_count(self) noexcept nogil:
         cdef int count = 0
-        while count < self.frozen_count and (
-            self.frozen[count].count == 0 or arena_last_lsn(self.frozen[count]) <= self.durable
-        ):
+        while count < self.frozen_count and arena_last_lsn(self.frozen[count]) <= self.durable:
             count += 1
         return count
 
@@ -848,6 +876,10 @@ cdef class LogWriter:
 
 class SegmentFull(Exception):
     """The next record does not fit the segment; the engine rotates and calls again."""
+
+
+cdef object too_large(Py_ssize_t size):
+    return EntryTooLargeError(f"an entry of {size} bytes is larger than {MAX_ENTRY_SIZE} bytes; split it")
 
 
 cdef int write_and_sync(int descriptor, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:

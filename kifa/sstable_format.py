@@ -14,6 +14,7 @@ from typing import Any
 from kifa._crc32c import crc32c
 from kifa.errors import Damage
 
+TABLE_DIRECTORY = "sst"
 SUFFIX = ".sst"
 VERSION = 1
 MAX_U64 = 2**64 - 1

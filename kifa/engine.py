@@ -1,0 +1,523 @@
+"""The log: the write path on one screen, and the two threads behind it.
+
+    append -> LogWriter (frame, group commit) -> durable, acknowledged
+                  | segment full                 | memtable full
+                  v                              v
+              rotate                          flush thread: memtable -> table -> manifest -> recycle segments
+                                                                 | enough tables of one size
+                                                                 v
+                                              compaction thread: tables -> table -> manifest -> delete inputs
+
+What is on disk if power goes between the steps of a flush:
+
+    write table | publish manifest | forget memtable, recycle segments
+    ^ WAL       ^ WAL and table    ^ table (the WAL too, until it is overwritten)
+
+The two threads change the set of tables only through `_publish`, one at a time and as differences, so that a flush
+and a compaction that finish together both survive.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from kifa import compaction, control
+from kifa._lines import LineBuffer
+from kifa._memtable import Memtable
+from kifa._wal import LogWriter, SegmentFull
+from kifa.errors import Damage, DamagedError, KifaError, NoSpaceError, UsageError
+from kifa.fs import WriterLock, make_directory_durably
+from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
+from kifa.recovery import recover
+from kifa.segment_pool import SegmentPool
+from kifa.segments import FLUSH_MODES, WAL_DIRECTORY
+from kifa.sstable import Table
+from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, TableMetadata
+from kifa.sstable_writer import concatenate_tables, write_table
+
+log = logging.getLogger(__name__)
+
+MIB = 1 << 20
+MAX_GROUP_SIZE_BYTES = MIB
+# A flush is due when more segments than these are live, so that reopening stays fast whatever was written.
+MAX_LIVE_SEGMENTS = 4
+# Groups of the library are bounded by their size; this keeps the memory of an index of empty entries bounded.
+DEFAULT_MAX_GROUP_ENTRIES = 16_384
+MAX_REPORTED_DAMAGE = 1_000
+RETRY_SECONDS = 1.0
+
+
+class Log:
+    """A log open for writing. Use `kifa.open`; threads may share one."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        flush_mode: str = "cautious",
+        segment_size_mib: int = 16,
+        memtable_flush_threshold_mib: int = 4,
+        compaction_threshold: int = 4,
+        compaction_enabled: bool = True,
+        channel_capacity: int = DEFAULT_MAX_GROUP_ENTRIES,
+    ) -> None:
+        """Open the log in the directory ``path``, creating or recovering it.
+
+        Args:
+            flush_mode: "cautious" (default) and "emergency": `append` returns when the entry is durable;
+                "normal": at once, with at most 49 entries not yet durable.
+            segment_size_mib: size of a WAL segment in MiB, at least 1.
+            memtable_flush_threshold_mib: entries are moved to a table when they take this much memory, in MiB.
+            compaction_threshold: how many tables of one size are joined to one, at least 2.
+            compaction_enabled: whether tables are joined at all.
+            channel_capacity: most entries in one group.
+
+        Raises:
+            UsageError: a value is out of bounds.
+            LockedError: another process writes to this log.
+            UnwritableError: the directory cannot be created or written.
+            NoSpaceError: there is no room for a WAL segment.
+        """
+        _check_bounds(
+            flush_mode,
+            segment_size_mib=(segment_size_mib, 1),
+            memtable_flush_threshold_mib=(memtable_flush_threshold_mib, 1),
+            compaction_threshold=(compaction_threshold, 2),
+            channel_capacity=(channel_capacity, 1),
+        )
+        self.path = Path(path)
+        self._mode = flush_mode
+        self._compaction_threshold = compaction_threshold
+        self._compaction_enabled = compaction_enabled
+        self._memtable_threshold = memtable_flush_threshold_mib * MIB
+        make_directory_durably(self.path)
+        self._lock = WriterLock(self.path / "lock")
+        try:
+            self._open(segment_size_mib * MIB, channel_capacity)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, segment_size_bytes: int, channel_capacity: int) -> None:
+        for name in (WAL_DIRECTORY, TABLE_DIRECTORY):
+            make_directory_durably(self.path / name)
+        recovered = recover(self.path, self._memtable_threshold)
+        self.store_id = recovered.store_id
+        self.sources: dict[str, Any] = recovered.sources
+        """The latest checkpoint of each source, as recovered."""
+        self.damage: list[Damage] = recovered.damage
+        """What recovery found damaged or lost, in this and earlier runs."""
+        self._unrecorded_damage = [d for d in recovered.damage if d.costs_entries]
+        self.torn_tail = recovered.torn_tail
+        self._generation = recovered.generation
+        self._tables = recovered.tables
+        self._left_alone = recovered.damaged_tables
+        self._checkpoint = recovered.checkpoint_lsn
+        self._state_lock = threading.Lock()
+        self._flush_done = threading.Condition()
+        self._flush_rounds = 0
+        self._rotation_lock = threading.Lock()
+        self._compaction_lock = threading.Lock()
+        self._published_segments: tuple[ManifestSegment, ...] = ()
+        self._compaction_wanted = threading.Event()
+        self._closing = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._pool = SegmentPool(self.path, self.store_id, segment_size_bytes, recovered.live)
+        self._writer = LogWriter(
+            next_lsn=recovered.next_lsn,
+            memtable_threshold_bytes=self._memtable_threshold,
+            max_group_size_bytes=min(MAX_GROUP_SIZE_BYTES, segment_size_bytes - 3 * 4096),
+            max_group_entries=channel_capacity,
+            normal=self._mode == "normal",
+        )
+        last = recovered.memtables[-1]
+        ends_before_next = last.count > 0 and last.last_lsn + 1 < recovered.next_lsn
+        for memtable in recovered.memtables:
+            self._writer.adopt(memtable)
+        self._threads: list[threading.Thread] = []
+        self._process_id = os.getpid()
+        self._descriptor = -1
+        self._rotate_to(0)
+        if (
+            len(self._pool.live) > MAX_LIVE_SEGMENTS
+            or ends_before_next
+            or self._mode == "emergency"
+        ):
+            self._writer.request_freeze()
+        self._publish()
+        for line in recovered.damage:
+            log.warning("%s", line)
+        if recovered.torn_tail is not None:
+            log.info("%s", recovered.torn_tail)
+        self._start("kifa-flush", self._run_flushes)
+        self._start("kifa-compact", self._run_compactions)
+        if self._mode == "normal":
+            self.start_committer()
+        self._compaction_wanted.set()
+
+    # ---- the write path ----------------------------------------------------------------------------------
+
+    def append(self, data: bytes | bytearray | memoryview) -> int:
+        """Log one entry and return its LSN; but in normal mode, it is durable then.
+
+        Raises:
+            EntryTooLargeError: it is larger than 1 MiB.
+            NoSpaceError: the disk is full; the entry was not accepted. Append again once there is space.
+            PoisonedError: a sync failed; whether this entry is on disk will be known after reopening.
+            ClosedError, ForkedError: this log cannot be used (here).
+        """
+        while True:
+            try:
+                return self._writer.append(data)
+            except SegmentFull:
+                self._rotate()
+
+    def append_many(self, items: Iterable[bytes | bytearray | memoryview]) -> range:
+        """Log all ``items`` in order, in as few groups as the bounds allow, and return the range of their LSNs.
+
+        All of them are durable then, in every flush mode. After an error those before it are durable.
+
+        Raises:
+            as `append`.
+        """
+        batch = list(items)
+        first_lsn = self._writer.begin_batch()
+        try:
+            done = 0
+            while done < len(batch):
+                try:
+                    done += self._writer.append_many(batch, done)
+                except SegmentFull:
+                    self._rotate()
+        finally:
+            self._writer.end_batch()
+        return range(first_lsn, first_lsn + len(batch))
+
+    def sync(self) -> None:
+        """Return when everything appended so far is durable. Raises as `append`."""
+        self._writer.commit()
+
+    def _rotate(self) -> None:
+        """Make room for the record that did not fit, unless another thread just has."""
+        with self._rotation_lock:
+            self._writer.quiesce()
+            try:
+                if not self._writer.fits:
+                    self._rotate_to(self._writer.needed_segment_size_bytes)
+            finally:
+                self._writer.resume()
+        if len(self._pool.live) > MAX_LIVE_SEGMENTS:
+            self._writer.request_freeze()
+        self._writer.wake_background()
+
+    def _rotate_to(self, min_size_bytes: int) -> None:
+        segment = self._pool.rotate(self._writer.last_lsn + 1, self._mode, min_size_bytes)
+        self._writer.use_segment(segment.descriptor, segment.salt, segment.size_bytes)
+        self._writer.resume()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = segment.descriptor
+
+    @property
+    def durable_lsn(self) -> int:
+        """The highest LSN that is known to survive a power loss; 0 in an empty log."""
+        return self._writer.durable_lsn
+
+    @property
+    def last_lsn(self) -> int:
+        """The highest LSN given to an entry; 0 in an empty log."""
+        return self._writer.last_lsn
+
+    @property
+    def flush_mode(self) -> str:
+        """The flush mode in force."""
+        return self._mode
+
+    def set_flush_mode(self, flush_mode: str) -> None:
+        """Change the flush mode. "emergency" also pauses compaction and flushes the memtable at once."""
+        _check_bounds(flush_mode)
+        self._mode = flush_mode
+        if flush_mode == "normal":
+            self.start_committer()
+        self._writer.set_normal(flush_mode == "normal")
+        if flush_mode == "emergency":
+            self._writer.request_freeze()
+        else:
+            self._compaction_wanted.set()
+
+    # ---- for the daemon: framing and commit apart ------------------------------------------------------------
+
+    def frame_lines(self, lines: LineBuffer, hold: bool = False) -> tuple[int, int, int, int]:
+        """Frame whole lines without waiting for their sync; see `LogWriter.frame_lines`."""
+        while True:
+            try:
+                return self._writer.frame_lines(lines, hold)
+            except SegmentFull:
+                self._rotate()
+
+    def frame_entry(self, data: bytes | bytearray | memoryview) -> int:
+        """Frame one entry without waiting for its sync, and return its LSN. Raises as `append`."""
+        while True:
+            try:
+                return self._writer.frame_entry(data)
+            except SegmentFull:
+                self._rotate()
+
+    def frame_source_checkpoint(self, key: str, value: Any) -> None:
+        """Record how far a source was read, in the group of the lines that were framed with ``hold``."""
+        data = control.encode_source_checkpoint(key, value)
+        while True:
+            try:
+                self._writer.frame_control(control.SOURCE_CHECKPOINT, data)
+                break
+            except SegmentFull:
+                self._rotate()
+        self.sources[key] = value
+
+    def request_commit(self) -> None:
+        """Have what is framed made durable in the background; `notify_on` tells when."""
+        self._writer.request_commit()
+
+    def notify_on(self, event_descriptor: int) -> None:
+        """Add 1 to this eventfd whenever the durable LSN advances; -1 ends it."""
+        self._writer.notify_on(event_descriptor)
+
+    def start_committer(self) -> None:
+        """Start the thread that makes groups durable while the next one is framed. Idempotent."""
+        if not any(thread.name == "kifa-commit" for thread in self._threads):
+            self._start("kifa-commit", self._writer.run_committer)
+
+    def _start(self, name: str, body: Callable[[], None]) -> None:
+        thread = threading.Thread(target=body, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    # ---- flush -------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Move everything appended so far into a table, and return when that is published.
+
+        Raises:
+            OSError, NoSpaceError: the table could not be written; the entries are safe in the WAL.
+            PoisonedError, ClosedError, ForkedError: as `append`.
+        """
+        self._writer.check_usable()
+        self._writer.commit()
+        last_lsn = self._writer.durable_lsn
+        with self._flush_done:
+            rounds = self._flush_rounds
+            while self._writer.oldest_unflushed_lsn <= last_lsn:
+                self._writer.request_freeze()
+                self._flush_done.wait(RETRY_SECONDS)
+                if self._failure is not None and self._flush_rounds > rounds:
+                    raise self._failure
+                self._writer.check_usable()
+
+    def _run_flushes(self) -> None:
+        timeout_seconds = -1.0
+        while True:
+            self._writer.wait_for_background_work(timeout_seconds)
+            try:
+                self._flush_ready()
+                self._prepare()
+                timeout_seconds = -1.0
+                self._failure = None
+            except Exception as error:  # whatever it is, the log goes on and its callers are told
+                # The WAL has everything; writers are told when it is full. Try again until it works.
+                log.error("flush failed: %s; trying again", error, exc_info=_is_bug(error))
+                self._failure = error
+                self._writer.flush_failed(getattr(error, "errno", None) or errno.EIO)
+                timeout_seconds = RETRY_SECONDS
+            with self._flush_done:
+                self._flush_rounds += 1
+                self._flush_done.notify_all()
+            if self._closing:
+                return
+
+    def _flush_ready(self) -> None:
+        """Write the frozen memtables to one table, publish it, and recycle the segments below."""
+        memtables = self._writer.flushable()
+        for run in _consecutive(memtables):
+            controls = [item for memtable in run for item in memtable.controls()]
+            metadata = _metadata_of(controls, self._unrecorded_damage)
+            batches = [memtable.batch() for memtable in run]
+            info = write_table(self.path / TABLE_DIRECTORY, self.store_id, batches, metadata)
+            self._publish(added=[info])
+            self._writer.release(len(run))
+            self._unrecorded_damage = []
+        if memtables:
+            self._pool.recycle_through(self._checkpoint)
+            self._compaction_wanted.set()
+
+    def _prepare(self) -> None:
+        """Have the next rotation find a segment, and the manifest know the live ones."""
+        if self._closing:
+            return
+        if self._pool.manifest_segments() != self._published_segments:
+            self._publish()
+        if self._pool.needs_spare:
+            try:
+                self._pool.prepare_spare()
+            except NoSpaceError as error:
+                log.info("%s", error)
+
+    def _publish(self, added: Iterable[TableInfo] = (), removed: Iterable[TableInfo] = ()) -> None:
+        """Change the set of tables and make it durable."""
+        with self._state_lock:
+            gone = {table.name for table in removed}
+            tables = [table for table in self._tables if table.name not in gone]
+            tables = sorted([*tables, *added], key=lambda table: table.min_lsn)
+            checkpoint = max((table.max_lsn for table in tables), default=0)
+            segments = self._pool.manifest_segments()
+            manifest = Manifest(
+                self.store_id,
+                self._generation + 1,
+                checkpoint,
+                tuple(ManifestTable(t.name, t.min_lsn, t.max_lsn, t.entries) for t in tables),
+                segments,
+                dict(self.sources),
+                tuple(self.damage[:MAX_REPORTED_DAMAGE]),
+            )
+            write_manifest(self.path, manifest)
+            self._generation += 1
+            self._tables = tables
+            self._checkpoint = checkpoint
+            self._published_segments = segments
+
+    # ---- compaction --------------------------------------------------------------------------------------
+
+    def compact(self) -> None:
+        """Join tables until nothing more is due, and return."""
+        self._writer.check_usable()
+        while self._compact_once():
+            pass
+
+    def _run_compactions(self) -> None:
+        while True:
+            self._compaction_wanted.wait()
+            self._compaction_wanted.clear()
+            if self._closing:
+                return
+            try:
+                while self._compaction_enabled and not self._closing and self._mode != "emergency":
+                    if not self._compact_once():
+                        break
+            except Exception as error:  # as above
+                # Compaction only saves space and time; the next flush will ask for it again.
+                log.error("compaction failed: %s", error, exc_info=_is_bug(error))
+
+    def _compact_once(self) -> bool:
+        with self._compaction_lock:
+            with self._state_lock:
+                tables = list(self._tables)
+            due = compaction.choose(
+                [None if table.name in self._left_alone else table for table in tables],
+                self._compaction_threshold,
+            )
+            if due is None:
+                return False
+            self._join(tables[due])
+            return True
+
+    def _join(self, inputs: list[TableInfo]) -> None:
+        directory = self.path / TABLE_DIRECTORY
+        opened: list[Table] = []
+        try:
+            for info in inputs:
+                opened.append(Table(directory / info.name, self.store_id))
+            output = concatenate_tables(directory, opened)
+        except DamagedError as error:
+            log.error("compaction leaves damaged tables alone: %s", error)
+            self._left_alone.update(
+                table.name for table in opened if table.damage or table.verify()
+            )
+            return
+        finally:
+            for table in opened:
+                table.close()
+        self._publish(added=[output], removed=inputs)
+        for info in inputs:
+            (directory / info.name).unlink()
+
+    # ---- the end -----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Make everything durable, mark the log as closed and let go of it. Idempotent.
+
+        Raises:
+            PoisonedError: a sync failed; what was not acknowledged may be lost.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._process_id != os.getpid():
+            os.close(self._descriptor)  # the parent's log goes on
+            return
+        try:
+            self._writer.stop()
+        finally:
+            self._closing = True
+            self._writer.stop_committer()
+            self._writer.wake_background()
+            self._compaction_wanted.set()
+            for thread in self._threads:
+                thread.join()
+            os.close(self._descriptor)
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_bounds(flush_mode: str, **settings: tuple[int, int]) -> None:
+    if flush_mode not in FLUSH_MODES:
+        raise UsageError(
+            f"flush_mode is {flush_mode!r}; it must be one of {', '.join(FLUSH_MODES)}"
+        )
+    for name, (value, least) in settings.items():
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"{name} is {value!r}; it must be a whole number, {least} or more")
+
+
+def _consecutive(memtables: list[Memtable]) -> list[list[Memtable]]:
+    """Split where LSNs are missing: other tables may already have what lies between."""
+    runs: list[list[Memtable]] = []
+    for memtable in memtables:
+        if runs and runs[-1][-1].last_lsn + 1 == memtable.first_lsn:
+            runs[-1].append(memtable)
+        else:
+            runs.append([memtable])
+    return runs
+
+
+def _metadata_of(controls: list[tuple[int, int, bytes]], damage: list[Damage]) -> TableMetadata:
+    """Return the metadata of a table from the control records among its entries."""
+    sources: dict[str, Any] = {}
+    steps: list[tuple[int, int, int]] = []
+    for kind, lsn, data in controls:
+        if kind == control.SOURCE_CHECKPOINT:
+            key, value = control.decode_source_checkpoint(data)
+            sources[key] = value
+        elif kind == control.CLOCK_STEP:
+            steps.append((lsn, *control.decode_clock_step(data)))
+    return TableMetadata(sources, tuple(steps), len(steps), tuple(damage))
+
+
+def _is_bug(error: Exception) -> bool:
+    return not isinstance(error, OSError | KifaError)

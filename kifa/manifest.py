@@ -1,0 +1,122 @@
+"""The manifest: a cache of what tables and WAL say, replaced atomically (docs/FORMAT.md, "Manifest").
+
+It tells what should be there, so that a missing file is noticed. Whoever reads it must not need it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kifa._crc32c import crc32c
+from kifa.errors import Damage
+from kifa.fs import replace_durably
+
+MANIFEST_NAME = "manifest"
+_MAGIC = b"KIFAMAN1"
+_VERSION = 1
+_HEADER = struct.Struct("<8sIIII")
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestTable:
+    """A published table."""
+
+    name: str
+    min_lsn: int
+    max_lsn: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestSegment:
+    """A segment that may hold LSNs above the checkpoint."""
+
+    name: str
+    first_lsn: int
+    sequence: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The body of a manifest. ``sources`` maps a source's key to its latest checkpoint."""
+
+    store_id: bytes
+    generation: int
+    checkpoint_lsn: int
+    tables: tuple[ManifestTable, ...]
+    segments: tuple[ManifestSegment, ...]
+    sources: dict[str, Any]
+    damage: tuple[Damage, ...]
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file."""
+        fields = {
+            "store_id": self.store_id.hex(),
+            "generation": self.generation,
+            "checkpoint_lsn": self.checkpoint_lsn,
+            "tables": [asdict(table) for table in self.tables],
+            "segments": [asdict(segment) for segment in self.segments],
+            "sources": self.sources,
+            "damage": [asdict(damage) for damage in self.damage],
+        }
+        body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        head = _HEADER.pack(_MAGIC, _VERSION, len(body), crc32c(body), 0)[:-4]
+        return head + struct.pack("<I", crc32c(head)) + body
+
+    @classmethod
+    def decode(cls, content: bytes) -> Manifest | None:
+        """Return the manifest in ``content``; None if it is not a valid one."""
+        if len(content) < _HEADER.size:
+            return None
+        magic, version, size, body_crc, head_crc = _HEADER.unpack_from(content)
+        body = content[_HEADER.size :]
+        if (
+            magic != _MAGIC
+            or version != _VERSION
+            or head_crc != crc32c(content[: _HEADER.size - 4])
+            or size != len(body)
+            or body_crc != crc32c(body)
+        ):
+            return None
+        fields = json.loads(body)
+        return cls(
+            bytes.fromhex(fields["store_id"]),
+            fields["generation"],
+            fields["checkpoint_lsn"],
+            tuple(ManifestTable(**table) for table in fields["tables"]),
+            tuple(ManifestSegment(**segment) for segment in fields["segments"]),
+            fields["sources"],
+            tuple(Damage(**damage) for damage in fields["damage"]),
+        )
+
+
+def read_manifest(store: Path) -> tuple[Manifest | None, Damage | None]:
+    """Read the manifest of ``store``: (None, None) if there is none, (None, damage) if it is unusable."""
+    try:
+        content = (store / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError:
+        return None, None
+    manifest = Manifest.decode(content)
+    if manifest is None:
+        reason = "the manifest does not match its checksums; the next writer rebuilds it"
+        return None, Damage("corruption", MANIFEST_NAME, 0, None, None, reason)
+    return manifest, None
+
+
+def load_manifest(store: Path) -> Manifest | None:
+    """Read the manifest of ``store``; None if it is missing or damaged."""
+    return read_manifest(store)[0]
+
+
+def write_manifest(store: Path, manifest: Manifest) -> None:
+    """Replace the manifest of ``store`` atomically and durably.
+
+    Raises:
+        OSError: the old one is still there.
+    """
+    replace_durably(store / MANIFEST_NAME, [manifest.encode()])

@@ -1,0 +1,297 @@
+"""Recovery: what a store holds after whatever happened to it, so that a writer can go on.
+
+    temporaries | manifest | tables, which supersede which | WAL, judged and synced | memtables of what only the WAL has
+
+Power may go at any point: recovery removes only temporaries and superseded tables, writes only complete tables under
+their final names, and everything it reads is still there when it is run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kifa import control
+from kifa._batch import EntryBatch
+from kifa._memtable import Memtable
+from kifa.errors import Damage
+from kifa.fs import list_names, remove_temporaries, sync_directory
+from kifa.manifest import Manifest, read_manifest
+from kifa.segment_pool import LiveSegment
+from kifa.segments import (
+    DATA_OFFSET,
+    RECORD_OVERHEAD,
+    WAL_DIRECTORY,
+    LogSurvey,
+    list_segments,
+    survey_log,
+)
+from kifa.sstable import ForeignTableError, Table, read_store_id
+from kifa.sstable_format import (
+    TABLE_DIRECTORY,
+    TableInfo,
+    TableMetadata,
+    merge_metadata,
+    parse_table_name,
+)
+from kifa.sstable_writer import write_table
+
+log = logging.getLogger(__name__)
+
+# Recovered memtables beyond these are written to tables at once, so that recovery's memory is bounded.
+MAX_RECOVERED_MEMTABLES = 2
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What the writer starts from."""
+
+    store_id: bytes
+    generation: int = 0
+    next_lsn: int = 1
+    tables: list[TableInfo] = field(default_factory=list)
+    damaged_tables: set[str] = field(default_factory=set)
+    memtables: list[Memtable] = field(default_factory=list)
+    sources: dict[str, Any] = field(default_factory=dict)
+    live: list[LiveSegment] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    torn_tail: Damage | None = None
+
+    @property
+    def checkpoint_lsn(self) -> int:
+        """Every LSN up to it is in a table, or known to be lost."""
+        return max((table.max_lsn for table in self.tables), default=0)
+
+
+def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
+    """Bring ``store`` into a state from which a writer can go on. The caller holds the writer's lock.
+
+    Args:
+        memtable_threshold_bytes: no recovered memtable grows much beyond this.
+
+    Raises:
+        OSError: the disk cannot be read or written; nothing was lost by trying.
+    """
+    for directory in (store, store / WAL_DIRECTORY, store / TABLE_DIRECTORY):
+        remove_temporaries(directory)
+    manifest, damage = read_manifest(store)
+    state = Recovered(manifest.store_id if manifest else _find_store_id(store))
+    if damage is not None:
+        state.damage.append(damage)
+    if manifest is not None:
+        state.generation = manifest.generation
+        state.sources = dict(manifest.sources)
+        state.damage.extend(manifest.damage)
+    metadata = _recover_tables(store, state, manifest)
+    state.damage.extend(metadata.damage)
+    state.sources |= metadata.sources
+    _recover_log(store, state, manifest, memtable_threshold_bytes)
+    state.damage = list(dict.fromkeys(state.damage))
+    return state
+
+
+def _find_store_id(store: Path) -> bytes:
+    """Return the id in any segment or table; a new one in an empty store."""
+    files = list_segments(store)
+    try:
+        for file in reversed(files):
+            if file.header is not None:
+                return file.header.store_id
+    finally:
+        for file in files:
+            file.close()
+    for name in list_names(store / TABLE_DIRECTORY):
+        if parse_table_name(name) is not None:
+            store_id = read_store_id(store / TABLE_DIRECTORY / name)
+            if store_id is not None:
+                return store_id
+    return os.urandom(16)
+
+
+def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) -> TableMetadata:
+    """Fill ``state.tables``; delete what is superseded; return the metadata of all."""
+    directory = store / TABLE_DIRECTORY
+    found: list[Table] = []
+    for name in list_names(directory):
+        if parse_table_name(name) is None:
+            continue
+        try:
+            found.append(Table(directory / name, state.store_id))
+        except ForeignTableError as error:
+            reason = str(error)
+            state.damage.append(
+                Damage("corruption", f"{TABLE_DIRECTORY}/{name}", 0, None, None, reason)
+            )
+    found.sort(key=lambda table: (table.info.min_lsn, -table.info.max_lsn))
+    published = {table.name for table in manifest.tables} if manifest else set()
+    kept: list[Table] = []
+    for table in found:
+        container = kept[-1] if kept else None
+        if container is not None and table.info.max_lsn <= container.info.max_lsn:
+            _supersede(directory, table, container, published)
+            continue
+        kept.append(table)
+        if table.damage:
+            state.damaged_tables.add(table.name)
+            state.damage.extend(table.damage)
+    sync_directory(directory)
+    state.tables = [table.info for table in kept]
+    metadata = merge_metadata(table.metadata for table in kept)
+    for table in found:
+        table.close()
+    return metadata
+
+
+def _supersede(directory: Path, table: Table, container: Table, published: set[str]) -> None:
+    """Delete an input of the compaction that wrote ``container``, once that is proven to be whole."""
+    committed = container.name in published and table.name not in published
+    if not container.damage and (committed or not container.verify()):
+        (directory / table.name).unlink()
+        log.info("removed %s: all of it is in %s", table.name, container.name)
+
+
+def _recover_log(
+    store: Path, state: Recovered, manifest: Manifest | None, memtable_threshold_bytes: int
+) -> None:
+    """Read what only the WAL has; find out what nobody has."""
+    holes = list(_holes(state.tables))
+    checkpoint = state.checkpoint_lsn
+    above = min(checkpoint, holes[0][0] - 1) if holes else checkpoint
+    with survey_log(store, above_lsn=above, store_id=state.store_id) as survey:
+        for view in survey.views:
+            # After a process crash these bytes may be in the page cache only, and we build on them.
+            view.file.sync()
+        _fill_holes(store, state, survey, holes)
+        for batch in _batches_above(survey, checkpoint):
+            _recover_batch(store, state, batch, memtable_threshold_bytes)
+        state.torn_tail = survey.torn_tail
+        _recover_controls(state, survey)
+        state.damage.extend(_lost_for_good(survey.damage, state.tables))
+        state.live = [
+            LiveSegment(
+                store / view.file.name,
+                view.file.first_lsn,
+                view.file.header.sequence if view.file.header else 0,
+                view.file.size_bytes,
+            )
+            for view in survey.views
+        ]
+        end = max(survey.end_lsn, checkpoint)
+        state.next_lsn = end + 1 + survey.end_may_be_lost
+    _name_missing_files(state, manifest, end)
+
+
+def _holes(tables: list[TableInfo]) -> Iterator[tuple[int, int]]:
+    """Yield the LSN ranges below the checkpoint that no table covers."""
+    expected = 1
+    for table in tables:
+        if table.min_lsn > expected:
+            yield expected, table.min_lsn - 1
+        expected = max(expected, table.max_lsn + 1)
+
+
+def _fill_holes(
+    store: Path, state: Recovered, survey: LogSurvey, holes: list[tuple[int, int]]
+) -> None:
+    """Write what the WAL still has of LSNs that no table covers (a table was lost) to tables of their own."""
+    for first, last in holes:
+        batches = [batch for view in survey.views for batch in view.batches(first, last)]
+        if batches:
+            state.tables.append(_write_table(store, state.store_id, batches))
+            log.warning("LSNs %d to %d were in no table; taken from the WAL", first, last)
+    state.tables.sort(key=lambda table: table.min_lsn)
+
+
+def _batches_above(survey: LogSurvey, lsn: int) -> Iterator[EntryBatch]:
+    """Yield the entries above ``lsn`` in order."""
+    for view in survey.views:
+        yield from view.batches(lsn + 1)
+
+
+def _recover_batch(
+    store: Path, state: Recovered, batch: EntryBatch, memtable_threshold_bytes: int
+) -> None:
+    """Put a batch into the memtables; memory stays bounded."""
+    memtable = state.memtables[-1] if state.memtables else None
+    if (
+        memtable is None
+        or memtable.size_bytes >= memtable_threshold_bytes
+        or batch.first_lsn != memtable.last_lsn + 1
+    ):
+        if len(state.memtables) == MAX_RECOVERED_MEMTABLES:
+            # Their control records are still in the WAL, which is recycled after the next flush only.
+            state.tables.append(
+                _write_table(store, state.store_id, [m.batch() for m in state.memtables])
+            )
+            state.memtables.clear()
+        memtable = Memtable()
+        state.memtables.append(memtable)
+    memtable.extend(batch)
+
+
+def _write_table(store: Path, store_id: bytes, batches: list[EntryBatch]) -> TableInfo:
+    return write_table(store / TABLE_DIRECTORY, store_id, batches, TableMetadata())
+
+
+def _recover_controls(state: Recovered, survey: LogSurvey) -> None:
+    """Give the control records of the WAL to the newest memtable, which will be flushed last."""
+    if not state.memtables:
+        state.memtables.append(Memtable())
+    newest = state.memtables[-1]
+    for view in survey.views:
+        if view.scanner is None:
+            continue
+        for kind, lsn, _, data in view.controls():
+            if kind == control.SOURCE_CHECKPOINT:
+                key, value = control.decode_source_checkpoint(data)
+                state.sources[key] = value
+            if kind != control.CLOSE:
+                newest.add_control(kind, lsn, data)
+
+
+def _lost_for_good(damage: Iterable[Damage], tables: list[TableInfo]) -> Iterator[Damage]:
+    """Yield ``damage`` of the WAL without the LSNs that tables have."""
+    for lost in damage:
+        if lost.first_lsn is None or lost.last_lsn is None:
+            yield lost
+            continue
+        first = lost.first_lsn
+        for table in tables:
+            if table.max_lsn < first or table.min_lsn > lost.last_lsn:
+                continue
+            if table.min_lsn > first:
+                yield replace(lost, first_lsn=first, last_lsn=table.min_lsn - 1)
+            first = table.max_lsn + 1
+        if first <= lost.last_lsn:
+            yield replace(lost, first_lsn=first)
+
+
+def _name_missing_files(state: Recovered, manifest: Manifest | None, end_lsn: int) -> None:
+    """Report files that the manifest lists and that are gone, and step over the LSNs they may have held."""
+    if manifest is None:
+        return
+    covered = list(state.tables)
+    for table in manifest.tables:
+        lost = Damage(
+            "missing file",
+            f"{TABLE_DIRECTORY}/{table.name}",
+            None,
+            table.min_lsn,
+            table.max_lsn,
+            "the manifest lists this table, and it is gone",
+        )
+        state.damage.extend(_lost_for_good([lost], covered))
+    names = {f"{WAL_DIRECTORY}/{segment.path.name}" for segment in state.live}
+    for segment in manifest.segments:
+        if segment.name not in names and segment.first_lsn > end_lsn:
+            capacity = (segment.size_bytes - DATA_OFFSET) // RECORD_OVERHEAD
+            last = segment.first_lsn + capacity - 1
+            reason = "the manifest lists this segment, and it is gone"
+            state.damage.append(
+                Damage("missing file", segment.name, None, segment.first_lsn, last, reason)
+            )
+            state.next_lsn = max(state.next_lsn, last + 1)

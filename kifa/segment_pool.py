@@ -1,0 +1,289 @@
+"""The segments that the writer owns: preallocated, renamed into use, recycled.
+
+What is on disk if power goes between the steps of a rotation:
+
+    spare: write header | sync | rename to its first LSN | sync directory
+    ^ a spare, nothing in it counts ^               ^ spare or empty segment ^ the empty segment
+
+and of recycling, which is for segments of which every LSN is in a published table:
+
+    rename to a spare | sync directory            (only then is the content overwritten)
+    ^ an old segment, all of it in tables ^ a spare
+
+A segment is synced at its full size before it gets its name, so a short one is damage. A segment without entries has
+the first LSN of the next one, whose rename replaces it atomically.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kifa.errors import NoSpaceError
+from kifa.fs import list_names, rename_durably, sync_directory, temporary_path
+from kifa.manifest import ManifestSegment
+from kifa.segments import (
+    BLOCK_SIZE,
+    DATA_OFFSET,
+    SPARE_SUFFIX,
+    WAL_DIRECTORY,
+    SegmentHeader,
+    parse_hexadecimal_name,
+    segment_name,
+)
+
+log = logging.getLogger(__name__)
+
+# As many as may be live before a flush is due, so that what a flush recycles is neither thrown away nor made anew.
+MAX_SPARES = 4
+FILL_CHUNK_SIZE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSegment:
+    """A segment that is not recycled yet. Its entries end below the first LSN of the next."""
+
+    path: Path
+    first_lsn: int
+    sequence: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSegment:
+    """The segment that the writer writes to."""
+
+    descriptor: int
+    salt: int
+    size_bytes: int
+
+
+class SegmentPool:
+    """Owns the files in ``wal/`` of an open store. Its methods may be called from any thread."""
+
+    def __init__(
+        self, store: Path, store_id: bytes, segment_size_bytes: int, live: list[LiveSegment]
+    ) -> None:
+        """Take over the directory: ``live`` are the segments that recovery found, in LSN order."""
+        self._directory = store / WAL_DIRECTORY
+        self._store_id = store_id
+        self._segment_size_bytes = segment_size_bytes
+        self._lock = threading.Lock()
+        self._live = list(live)
+        self._sequence = max((segment.sequence for segment in live), default=0)
+        self._spares: list[Path] = []
+        self._next_spare = 1
+        self._direct = True
+        self._allocates = True
+        for name in list_names(self._directory):
+            number = parse_hexadecimal_name(name, SPARE_SUFFIX)
+            if number is not None:
+                self._next_spare = max(self._next_spare, number + 1)
+                self._spares.append(self._directory / name)
+        self._drop_misfits()
+
+    @property
+    def live(self) -> list[LiveSegment]:
+        """The live segments in LSN order."""
+        with self._lock:
+            return list(self._live)
+
+    @property
+    def needs_spare(self) -> bool:
+        """Whether a rotation now would have to create its segment."""
+        with self._lock:
+            return not self._spares
+
+    def manifest_segments(self) -> tuple[ManifestSegment, ...]:
+        """Return the live segments as the manifest lists them."""
+        return tuple(
+            ManifestSegment(f"{WAL_DIRECTORY}/{s.path.name}", s.first_lsn, s.sequence, s.size_bytes)
+            for s in self.live
+        )
+
+    def rotate(self, first_lsn: int, flush_mode: str, min_size_bytes: int = 0) -> OpenSegment:
+        """Bring a segment for ``first_lsn`` and what follows into use: durable header, durable name.
+
+        Args:
+            min_size_bytes: more than the configured size where one entry needs it.
+
+        Raises:
+            NoSpaceError: there is no spare and no room for a new segment. Nothing has changed.
+        """
+        size_bytes = max(self._segment_size_bytes, min_size_bytes)
+        target = self._directory / segment_name(first_lsn)
+        with self._lock:
+            assert not self._live or self._live[-1].first_lsn < first_lsn, (
+                "segments are in LSN order"
+            )
+            spare = (
+                self._spares.pop()
+                if self._spares and size_bytes == self._segment_size_bytes
+                else None
+            )
+        path = spare or self._create(temporary_path(target), size_bytes, fill=False)
+        descriptor = self._open(path)
+        try:
+            salt = _new_salt(
+                os.pread(descriptor, BLOCK_SIZE, 0) if not self._direct else _read_head(path)
+            )
+            header = SegmentHeader(
+                self._store_id,
+                self._sequence + 1,
+                salt,
+                first_lsn,
+                size_bytes,
+                time.time_ns() // 1_000_000,
+                time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+                flush_mode,
+            )
+            # Anonymous memory is page-aligned, as O_DIRECT wants it.
+            with mmap.mmap(-1, DATA_OFFSET) as blocks:
+                blocks[:] = header.encode() * 2
+                written = os.pwrite(descriptor, blocks, 0)
+            assert written == DATA_OFFSET, "a header is two blocks"
+            os.fsync(descriptor)
+            rename_durably(path, target)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with self._lock:
+            self._sequence += 1
+            if self._live and self._live[-1].first_lsn == first_lsn:
+                self._live.pop()  # it held no entry, and the rename replaced it
+            self._live.append(LiveSegment(target, first_lsn, self._sequence, size_bytes))
+        return OpenSegment(descriptor, salt, size_bytes)
+
+    def prepare_spare(self) -> None:
+        """Make one spare with written blocks: a sync into those is half as dear as into unwritten ones.
+
+        Raises:
+            NoSpaceError: there is no room; the next rotation will try again.
+        """
+        with self._lock:
+            if self._spares:
+                return
+            spare = self._spare_path()
+        rename_durably(
+            self._create(temporary_path(spare), self._segment_size_bytes, fill=True), spare
+        )
+        with self._lock:
+            self._spares.append(spare)
+
+    def recycle_through(self, checkpoint_lsn: int) -> None:
+        """Recycle all segments of which every LSN is at or below ``checkpoint_lsn``.
+
+        The manifest that says so, and the tables it names, must be durable.
+        """
+        while True:
+            with self._lock:
+                if len(self._live) < 2 or self._live[1].first_lsn > checkpoint_lsn + 1:
+                    return
+                segment = self._live.pop(0)
+            self._retire(segment.path)
+
+    def _retire(self, path: Path) -> None:
+        with self._lock:
+            full = (
+                len(self._spares) >= MAX_SPARES or path.stat().st_size != self._segment_size_bytes
+            )
+            spare = self._spare_path()
+        if full:
+            path.unlink()
+            sync_directory(self._directory)
+            return
+        rename_durably(path, spare)
+        with self._lock:
+            self._spares.append(spare)
+
+    def _spare_path(self) -> Path:
+        self._next_spare += 1
+        return self._directory / f"{self._next_spare - 1:016x}{SPARE_SUFFIX}"
+
+    def _drop_misfits(self) -> None:
+        """Remove spares of another size than the configured one, and those beyond the bound."""
+        fitting = [p for p in self._spares if p.stat().st_size == self._segment_size_bytes]
+        kept = fitting[:MAX_SPARES]
+        for path in set(self._spares) - set(kept):
+            path.unlink()
+        self._spares = kept
+
+    def _open(self, path: Path) -> int:
+        """Open for writing, around the page cache where the file system allows it."""
+        flags = os.O_RDWR | os.O_CLOEXEC
+        if self._direct:
+            try:
+                return os.open(path, flags | os.O_DIRECT)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct = False
+                log.info("%s: no O_DIRECT here; writing through the page cache", self._directory)
+        return os.open(path, flags)
+
+    def _create(self, path: Path, size_bytes: int, *, fill: bool) -> Path:
+        """Create a file of ``size_bytes`` at ``path``, its space secured; with ``fill``, its blocks written."""
+        try:
+            path.touch(mode=0o644)
+            descriptor = self._open(path)
+            try:
+                if not self._allocate(descriptor, size_bytes) or fill:
+                    _fill_with_zeros(descriptor, size_bytes)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoSpaceError(
+                f"no room for another WAL segment of {size_bytes} bytes in {self._directory};"
+                " free some space, and it goes on",
+                file=str(path),
+            ) from error
+        return path
+
+    def _allocate(self, descriptor: int, size_bytes: int) -> bool:
+        if self._allocates:
+            try:
+                # posix_fallocate of the C library would write zeros where the kernel cannot: the same, but slower.
+                os.posix_fallocate(descriptor, 0, size_bytes)
+                return True
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF):
+                    raise
+                self._allocates = False
+                log.info("%s: no fallocate here; writing zeros instead", self._directory)
+        return False
+
+
+def _fill_with_zeros(descriptor: int, size_bytes: int) -> None:
+    zeros = memoryview(mmap.mmap(-1, FILL_CHUNK_SIZE))  # page-aligned, as O_DIRECT wants it
+    offset = 0
+    while offset < size_bytes:
+        written = os.pwrite(descriptor, zeros[: size_bytes - offset], offset)
+        assert written > 0, "a write of a block writes some of it or fails"
+        offset += written
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(BLOCK_SIZE)
+
+
+def _new_salt(old_block: bytes) -> int:
+    """Return a random salt of which both halves differ from the one that the file had."""
+    old = SegmentHeader.decode(old_block)
+    while True:
+        salt = secrets.randbits(64)
+        if old is None or not (
+            salt >> 32 == old.salt >> 32 or salt & 0xFFFFFFFF == old.salt & 0xFFFFFFFF
+        ):
+            return salt
