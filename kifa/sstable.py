@@ -183,6 +183,16 @@ class Table:
         return self._metadata
 
     @property
+    def min_lsn(self) -> int:
+        """The lowest LSN it was written with."""
+        return self.info.min_lsn
+
+    @property
+    def max_lsn(self) -> int:
+        """The highest LSN it was written with."""
+        return self.info.max_lsn
+
+    @property
     def blocks(self) -> int:
         """How many blocks the index names."""
         return len(self.index) // INDEX_ROW.size
