@@ -83,3 +83,31 @@ cdef class EntryBatch:
         cdef uint64_t start = min(max(from_lsn, self.first_lsn), end)
         cdef uint64_t stop = end if to_lsn >= end else max(to_lsn + 1, start)
         return self.slice(<Py_ssize_t>(start - self.first_lsn), <Py_ssize_t>(stop - self.first_lsn))
+
+    def time_range(self):
+        """Return the lowest and the highest timestamp (Unix ms); the batch must not be empty."""
+        if self.count == 0:
+            raise ValueError("an empty batch has no timestamps")
+        cdef uint64_t low = self.timestamps[0], high = low
+        cdef Py_ssize_t i
+        with nogil:
+            for i in range(1, self.count):
+                low = min(low, self.timestamps[i])
+                high = max(high, self.timestamps[i])
+        return low, high
+
+    def within_time(self, uint64_t from_time, uint64_t to_time):
+        """Return the entries with ``from_time <= timestamp <= to_time`` (Unix ms): a list of batches, ascending LSNs."""
+        cdef Py_ssize_t start = 0, stop = 0
+        runs = []
+        while stop < self.count:
+            with nogil:
+                start = stop
+                while start < self.count and not from_time <= self.timestamps[start] <= to_time:
+                    start += 1
+                stop = start
+                while stop < self.count and from_time <= self.timestamps[stop] <= to_time:
+                    stop += 1
+            if stop > start:
+                runs.append(self.slice(start, stop))
+        return runs

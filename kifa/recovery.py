@@ -79,7 +79,7 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
     for directory in (store, store / WAL_DIRECTORY, store / TABLE_DIRECTORY):
         remove_temporaries(directory)
     manifest, damage = read_manifest(store)
-    state = Recovered(manifest.store_id if manifest else _find_store_id(store))
+    state = Recovered(manifest.store_id if manifest else find_store_id(store) or os.urandom(16))
     if damage is not None:
         state.damage.append(damage)
     if manifest is not None:
@@ -94,8 +94,8 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
     return state
 
 
-def _find_store_id(store: Path) -> bytes:
-    """Return the id in any segment or table; a new one in an empty store."""
+def find_store_id(store: Path) -> bytes | None:
+    """Return the id in any segment or table; None in an empty store."""
     files = list_segments(store)
     try:
         for file in reversed(files):
@@ -109,7 +109,7 @@ def _find_store_id(store: Path) -> bytes:
             store_id = read_store_id(store / TABLE_DIRECTORY / name)
             if store_id is not None:
                 return store_id
-    return os.urandom(16)
+    return None
 
 
 def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) -> TableMetadata:

@@ -250,7 +250,8 @@ class TableMetadata:
                 for lost in self.damage
             ],
         }
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        # escapes keep file names that are not UTF-8 (lone surrogates in Python) within valid UTF-8
+        return json.dumps(body, separators=(",", ":")).encode()
 
     @classmethod
     def parse(cls, data: bytes) -> TableMetadata | None:

@@ -1,0 +1,209 @@
+"""Reading a store beside its writer: no lock, nothing created, memory that does not grow with the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kifa._batch import Entry, EntryBatch
+from kifa._merge import MissingRange, merge
+from kifa.errors import Damage, DamagedError, UsageError
+from kifa.fs import require_store
+from kifa.segments import SegmentChanged
+from kifa.snapshot import Snapshot, add_range, explain_missing
+
+if TYPE_CHECKING:
+    from kifa.stats import StoreStats
+    from kifa.verify import VerifyReport
+
+MAX_U64 = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which entries to read; all bounds are inclusive, times in Unix ms, None for no bound."""
+
+    from_lsn: int | None = None
+    to_lsn: int | None = None
+    from_time: int | None = None
+    to_time: int | None = None
+    limit: int | None = None
+    reverse: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("LSN", self.from_lsn, self.to_lsn),
+            ("time", self.from_time, self.to_time),
+        ):
+            if low is not None and high is not None and low > high:
+                raise UsageError(f"the {name} range is empty: it starts at {low}, ends at {high}")
+        for value in (self.from_lsn, self.to_lsn, self.from_time, self.to_time, self.limit):
+            if value is not None and not 0 <= value <= MAX_U64:
+                raise UsageError(f"{value} is out of range: 0 to {MAX_U64}")
+
+
+class _Progress:
+    """What is still to be read of a selection, and what turned out to be missing."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.low = max(selection.from_lsn or 1, 1)
+        self.high = MAX_U64 if selection.to_lsn is None else selection.to_lsn
+        self.left = selection.limit
+        self.missing: list[tuple[int, int]] = []
+        self.known: list[Damage] = []
+        self._reverse = selection.reverse
+
+    @property
+    def done(self) -> bool:
+        return self.low > self.high or self.left == 0
+
+    def step_over(self, first_lsn: int, last_lsn: int) -> None:
+        if self._reverse:
+            self.high = first_lsn - 1
+        else:
+            self.low = last_lsn + 1
+
+    def take(self, batch: EntryBatch) -> EntryBatch:
+        """Return as much of ``batch`` as the limit allows."""
+        if self.left is not None:
+            if len(batch) > self.left:
+                count = len(batch)
+                part = slice(count - self.left, count) if self._reverse else slice(0, self.left)
+                batch = batch.slice(part.start, part.stop)
+            self.left -= len(batch)
+        return batch
+
+
+class Reader:
+    """Reads a store; `kifa.reader` is this class. Each call sees the store as it is at that moment."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Look for a store at ``path``.
+
+        Raises:
+            NotAStoreError: there is none. Nothing is created.
+        """
+        self.path = Path(path)
+        require_store(self.path)
+
+    def entries(
+        self,
+        from_lsn: int | None = None,
+        to_lsn: int | None = None,
+        from_time: int | None = None,
+        to_time: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[Entry]:
+        """Yield entries one by one, lazily.
+
+        Args:
+            from_lsn, to_lsn: both inclusive.
+            from_time, to_time: Unix ms, both inclusive.
+            limit: at most so many.
+            reverse: newest LSN first.
+
+        Raises:
+            UsageError: a range is empty or out of bounds.
+            DamagedError: after everything else was yielded: some LSNs of the range are lost.
+        """
+        selection = Selection(from_lsn, to_lsn, from_time, to_time, limit, reverse)
+        return self._entries(selection)
+
+    def _entries(self, selection: Selection) -> Iterator[Entry]:
+        for batch in self.batches(selection):
+            if selection.reverse:
+                for index in range(len(batch) - 1, -1, -1):
+                    yield batch.entry(index)
+            else:
+                yield from batch
+
+    def batches(self, selection: Selection) -> Iterator[EntryBatch]:
+        """Yield the selected entries as batches, in the order selected; entries in a batch ascend.
+
+        Raises:
+            DamagedError: after everything else was yielded: some LSNs of the range are lost.
+        """
+        progress = _Progress(selection)
+        end_lsn: int | None = None
+        while not progress.done:
+            with Snapshot.take(self.path) as snapshot:
+                if end_lsn is None:
+                    end_lsn = snapshot.end_lsn
+                    for damage in snapshot.damage_behind_the_end():
+                        if progress.low <= (damage.last_lsn or MAX_U64) and (
+                            progress.high >= (damage.first_lsn or 0)
+                        ):
+                            progress.known.append(damage)
+                            add_range(progress.missing, *_lsns_of(damage))
+                    progress.high = min(progress.high, end_lsn)
+                try:
+                    yield from self._read(snapshot, selection, progress)
+                except (SegmentChanged, FileNotFoundError):
+                    pass  # recycled or replaced meanwhile: go on from here in a new snapshot
+                finally:
+                    progress.known += snapshot.damage + snapshot.recorded
+        if progress.missing:
+            damage_found = explain_missing(progress.missing, dict.fromkeys(progress.known))
+            raise DamagedError(_summary(damage_found), damage_found)
+
+    def _read(
+        self, snapshot: Snapshot, selection: Selection, progress: _Progress
+    ) -> Iterator[EntryBatch]:
+        from_time = selection.from_time or 0
+        to_time = MAX_U64 if selection.to_time is None else selection.to_time
+        any_time = selection.from_time is None and selection.to_time is None
+        pieces = merge(
+            snapshot.sources(),
+            progress.low,
+            progress.high,
+            from_time=from_time,
+            to_time=to_time,
+            reverse=selection.reverse,
+            on_damage=progress.known.append,
+        )
+        for piece in pieces:
+            if isinstance(piece, EntryBatch):
+                runs = [piece] if any_time else piece.within_time(from_time, to_time)
+                for run in reversed(runs) if selection.reverse else runs:
+                    part = progress.take(run)
+                    progress.step_over(part.first_lsn, part.last_lsn)
+                    yield part
+                    if progress.left == 0:
+                        return
+            elif isinstance(piece, MissingRange):
+                add_range(progress.missing, piece.first_lsn, piece.last_lsn)
+            progress.step_over(piece.first_lsn, piece.last_lsn)
+
+    def get(self, lsn: int) -> Entry | None:
+        """Return the entry ``lsn``; None if the log does not reach so far.
+
+        Raises:
+            DamagedError: it is lost.
+        """
+        return next(self.entries(from_lsn=lsn, to_lsn=lsn), None) if lsn > 0 else None
+
+    def stats(self) -> StoreStats:
+        """Return counts, ranges and health of the store."""
+        from kifa.stats import collect_stats
+
+        return collect_stats(self.path)
+
+    def verify(self) -> VerifyReport:
+        """Read every byte of the store and name all damage."""
+        from kifa.verify import verify_store
+
+        return verify_store(self.path)
+
+
+def _lsns_of(damage: Damage) -> tuple[int, int]:
+    first = damage.first_lsn or 0
+    return first, MAX_U64 if damage.last_lsn is None else damage.last_lsn
+
+
+def _summary(damage: list[Damage]) -> str:
+    more = f", and {len(damage) - 1} more; see `kifa verify`" if len(damage) > 1 else ""
+    return f"{damage[0]}{more}"
