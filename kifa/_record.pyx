@@ -367,10 +367,8 @@ cdef class SegmentScanner:
         """
         cdef EntryBatch batch
         cdef uint64_t start = extent.start
-        cdef size_t size = extent.end - extent.start
-        content = os.pread(self.descriptor, size, start)
-        if len(content) != <Py_ssize_t>size:
-            return None
+        content = os.pread(self.descriptor, extent.end - extent.start, start)
+        cdef size_t size = len(content)  # a truncated file may lack the zeros behind the last record
         batch = EntryBatch.allocate(extent.entries, <const uint8_t *>PyBytes_AS_STRING(content), content)
         batch.first_lsn = extent.first_lsn
         with nogil:

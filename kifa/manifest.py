@@ -53,6 +53,10 @@ class Manifest:
     sources: dict[str, Any]
     damage: tuple[Damage, ...]
 
+    def segment_sizes(self) -> dict[str, int]:
+        """Return the size in bytes that each segment should have, by name."""
+        return {segment.name: segment.size_bytes for segment in self.segments}
+
     def encode(self) -> bytes:
         """Return the bytes of the file."""
         fields = {

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from kifa._batch import Entry, EntryBatch
 from kifa._merge import MissingRange, merge
-from kifa.errors import Damage, DamagedError, UsageError
+from kifa.errors import Damage, DamagedError, KifaError, UsageError
 from kifa.fs import require_store
 from kifa.segments import SegmentChanged
-from kifa.snapshot import Snapshot, add_range, explain_missing
+from kifa.snapshot import MAX_ATTEMPTS, Snapshot, add_range, explain_missing
 
 if TYPE_CHECKING:
     from kifa.stats import StoreStats
@@ -59,6 +59,15 @@ class _Progress:
     @property
     def done(self) -> bool:
         return self.low > self.high or self.left == 0
+
+    def bound(self, snapshot: Snapshot) -> None:
+        """End where the log ends now; note what may have been lost behind that."""
+        for damage in snapshot.damage_behind_the_end():
+            first, last = damage.first_lsn or 0, damage.last_lsn or MAX_U64
+            if first <= self.high and last >= self.low:
+                self.known.append(damage)
+                self.missing.append((max(first, self.low), min(last, self.high)))
+        self.high = min(self.high, snapshot.end_lsn)
 
     def step_over(self, first_lsn: int, last_lsn: int) -> None:
         if self._reverse:
@@ -128,22 +137,22 @@ class Reader:
             DamagedError: after everything else was yielded: some LSNs of the range are lost.
         """
         progress = _Progress(selection)
-        end_lsn: int | None = None
+        first_look = True
+        attempts = 0
         while not progress.done:
             with Snapshot.take(self.path) as snapshot:
-                if end_lsn is None:
-                    end_lsn = snapshot.end_lsn
-                    for damage in snapshot.damage_behind_the_end():
-                        if progress.low <= (damage.last_lsn or MAX_U64) and (
-                            progress.high >= (damage.first_lsn or 0)
-                        ):
-                            progress.known.append(damage)
-                            add_range(progress.missing, *_lsns_of(damage))
-                    progress.high = min(progress.high, end_lsn)
+                if first_look:
+                    progress.bound(snapshot)
+                    first_look = False
+                position = progress.low, progress.high
                 try:
                     yield from self._read(snapshot, selection, progress)
-                except (SegmentChanged, FileNotFoundError):
-                    pass  # recycled or replaced meanwhile: go on from here in a new snapshot
+                except (SegmentChanged, FileNotFoundError) as error:
+                    # recycled or replaced meanwhile: go on from here in a new snapshot
+                    attempts = attempts + 1 if position == (progress.low, progress.high) else 0
+                    if attempts == MAX_ATTEMPTS:
+                        message = f"{error} changes faster than it can be read; try again"
+                        raise KifaError(message, lsn=progress.low) from error
                 finally:
                     progress.known += snapshot.damage + snapshot.recorded
         if progress.missing:
@@ -197,11 +206,6 @@ class Reader:
         from kifa.verify import verify_store
 
         return verify_store(self.path)
-
-
-def _lsns_of(damage: Damage) -> tuple[int, int]:
-    first = damage.first_lsn or 0
-    return first, MAX_U64 if damage.last_lsn is None else damage.last_lsn
 
 
 def _summary(damage: list[Damage]) -> str:

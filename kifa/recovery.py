@@ -161,7 +161,12 @@ def _recover_log(
     holes = list(_holes(state.tables))
     checkpoint = state.checkpoint_lsn
     above = min(checkpoint, holes[0][0] - 1) if holes else checkpoint
-    with survey_log(store, above_lsn=above, store_id=state.store_id) as survey:
+    with survey_log(
+        store,
+        above_lsn=above,
+        store_id=state.store_id,
+        known_sizes=manifest.segment_sizes() if manifest else None,
+    ) as survey:
         for view in survey.views:
             # After a process crash these bytes may be in the page cache only, and we build on them.
             view.file.sync()
@@ -286,12 +291,12 @@ def _name_missing_files(state: Recovered, manifest: Manifest | None, end_lsn: in
         )
         state.damage.extend(_lost_for_good([lost], covered))
     names = {f"{WAL_DIRECTORY}/{segment.path.name}" for segment in state.live}
+    newest = max((segment.first_lsn for segment in state.live), default=0)
     for segment in manifest.segments:
-        if segment.name not in names and segment.first_lsn > end_lsn:
+        if segment.name not in names and segment.first_lsn > newest:
             capacity = (segment.size_bytes - DATA_OFFSET) // RECORD_OVERHEAD
             last = segment.first_lsn + capacity - 1
             reason = "the manifest lists this segment, and it is gone"
-            state.damage.append(
-                Damage("missing file", segment.name, None, segment.first_lsn, last, reason)
-            )
+            first = max(segment.first_lsn, end_lsn + 1)
+            state.damage.append(Damage("missing file", segment.name, None, first, last, reason))
             state.next_lsn = max(state.next_lsn, last + 1)

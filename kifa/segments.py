@@ -9,7 +9,7 @@ import bisect
 import errno
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -121,6 +121,7 @@ class SegmentFile:
         self.name = f"{WAL_DIRECTORY}/{path.name}"
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.file_size_bytes = os.fstat(self.descriptor).st_size
+        self.known_size_bytes = 0
         copies = [
             SegmentHeader.decode(os.pread(self.descriptor, BLOCK_SIZE, offset))
             for offset in (0, BLOCK_SIZE)
@@ -135,7 +136,9 @@ class SegmentFile:
     @property
     def size_bytes(self) -> int:
         """The size the segment should have."""
-        return self.header.size_bytes if self.header else self.file_size_bytes
+        if self.header is not None:
+            return self.header.size_bytes
+        return max(self.file_size_bytes, self.known_size_bytes)
 
     def scanner(self) -> SegmentScanner:
         """Return a scanner of its records. The header must be readable."""
@@ -203,9 +206,8 @@ class SegmentView:
     @property
     def last_lsn(self) -> int:
         """The highest LSN that counts here; below ``file.first_lsn`` if there is none."""
-        last = next(
-            (e.last_lsn for e in reversed(self.extents) if e.entries), self.file.first_lsn - 1
-        )
+        # A control record carries the LSN of the entry before it, and so proves that there was one.
+        last = self.extents[-1].last_lsn if self.extents else self.file.first_lsn - 1
         return last if self.below_lsn is None else min(last, self.below_lsn - 1)
 
     def read(self, extent: Extent) -> EntryBatch:
@@ -290,7 +292,12 @@ class LogSurvey:
 
 
 def survey_log(
-    store: Path, *, above_lsn: int = 0, sync_newest: bool = True, store_id: bytes | None = None
+    store: Path,
+    *,
+    above_lsn: int = 0,
+    sync_newest: bool = True,
+    store_id: bytes | None = None,
+    known_sizes: Mapping[str, int] | None = None,
 ) -> LogSurvey:
     """Read and judge the WAL of ``store``.
 
@@ -298,6 +305,8 @@ def survey_log(
         above_lsn: segments that hold only LSNs up to this one are opened, but not read; they count as empty.
         sync_newest: make the newest segment durable after reading, so that nothing shown can be lost.
         store_id: segments of another store are damage; None takes that of the newest.
+        known_sizes: what the manifest says of the sizes of segments in bytes, by name: how much one may have held
+            whose header is lost with its end.
 
     Raises:
         FileNotFoundError, SegmentChanged: a segment was recycled meanwhile; call again.
@@ -313,6 +322,8 @@ def survey_log(
             view.below_lsn = following.first_lsn if following else None
             if following and following.first_lsn <= above_lsn + 1:
                 continue
+            if known_sizes is not None:
+                view.file.known_size_bytes = known_sizes.get(view.file.name, 0)
             _judge_segment(log, view, following, store_id)
             if following is None and sync_newest:
                 view.file.sync()
@@ -367,13 +378,14 @@ def _lose_all(
     log: LogSurvey, view: SegmentView, following: SegmentFile | None, kind: str, reason: str
 ) -> None:
     first = view.file.first_lsn
-    if following is None:
-        # Nobody can say how many it held; no LSN that anyone was told about may be used again.
-        log.end_may_be_lost = max(view.file.file_size_bytes - DATA_OFFSET, 0) // RECORD_OVERHEAD
-        last = first + log.end_may_be_lost - 1
-    else:
+    last: int | None
+    if following is not None:
         last = following.first_lsn - 1
-    if last >= first:
+    else:
+        # Nobody can say how many it held; no LSN that anyone was told about may be used again.
+        log.end_may_be_lost = max(view.file.size_bytes - DATA_OFFSET, 0) // RECORD_OVERHEAD
+        last = first + log.end_may_be_lost - 1 if log.end_may_be_lost else None
+    if last is None or last >= first:
         view.damage.append(Damage(kind, view.file.name, 0, first, last, reason))
 
 
@@ -431,16 +443,16 @@ def _name_missing(
     position = DATA_OFFSET
     for extent in view.extents:
         explained = [area for area in areas if position <= area[0] < extent.start]
-        if extent.entries and extent.first_lsn > expected:
+        behind = extent.first_lsn if extent.entries else extent.last_lsn + 1
+        if behind > expected:
             offset = explained[0][0] if explained else extent.start
-            view.damage.append(_lost(name, offset, expected, extent.first_lsn - 1))
+            view.damage.append(_lost(name, offset, expected, behind - 1))
         else:
             view.damage.extend(
                 Damage("corruption", name, area[0], None, None, "a control record is damaged")
                 for area in explained
             )
-        if extent.entries:
-            expected = max(expected, extent.last_lsn + 1)
+        expected = max(expected, extent.last_lsn + 1)
         position = extent.end
     behind = view.below_lsn if view.below_lsn is not None else view.last_lsn + 1
     if behind > expected:

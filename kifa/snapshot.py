@@ -103,7 +103,8 @@ class Snapshot:
         try:
             self._open_tables()
             above = 0 if whole_log else self.checkpoint_lsn
-            self.log = survey_log(store, above_lsn=above, store_id=self.store_id)
+            sizes = self.manifest.segment_sizes() if self.manifest else None
+            self.log = survey_log(store, above_lsn=above, store_id=self.store_id, known_sizes=sizes)
             while self._open_tables():
                 pass
         except BaseException:
@@ -187,9 +188,9 @@ class Snapshot:
             if not replaced:
                 file, reason = f"{TABLE_DIRECTORY}/{listed.name}", "the table is gone"
                 yield Damage("missing file", file, None, listed.min_lsn, listed.max_lsn, reason)
-        names = {view.file.name for view in self.log.views}
+        newest = max((view.file.first_lsn for view in self.log.views), default=0)
         for segment in self.manifest.segments:
-            if segment.name not in names and segment.first_lsn > self.end_lsn:
+            if segment.first_lsn > newest:
                 reason = "the segment is gone, and nobody knows how much it held"
                 yield Damage("missing file", segment.name, None, segment.first_lsn, None, reason)
 
@@ -226,11 +227,12 @@ class Snapshot:
         return sources
 
     def damage_behind_the_end(self) -> list[Damage]:
-        """Return damage that may have cost entries of which nothing else is left."""
+        """Return damage that may have cost entries behind the last one that is left."""
         return [
-            damage
+            replace(damage, first_lsn=max(damage.first_lsn, self.end_lsn + 1))
             for damage in self.damage
-            if damage.costs_entries and (damage.first_lsn or 0) > self.end_lsn
+            if damage.first_lsn is not None
+            and (damage.last_lsn is None or damage.last_lsn > self.end_lsn)
         ]
 
     def close(self) -> None:
