@@ -24,6 +24,13 @@ def make_store(
     return [data for run in runs for data in run]
 
 
+def retire_log(path: Path) -> None:
+    """Move on to a new segment (with one more entry), so that what is in tables is only there."""
+    with kifa.open(path, segment_size_mib=1, compaction_enabled=False) as log:
+        log.append(b"one more")
+        log.flush()
+
+
 def sample(count: int, size: int = 30, seed: int = 0) -> list[bytes]:
     """Data that does not compress, so that flipped bits hit it."""
     source = random.Random(seed)
