@@ -80,7 +80,7 @@ def run(settings: Settings, ready: Callable[[], None]) -> None:
             stack.callback(fifo.close)
         device = Device(mounting.mount(mount_point), server)
         stack.callback(_unmount_if_mounted, mount_point)
-        stack.callback(server.faults.end)
+        stack.callback(server.faults.end_delays)
         # Last: whoever finds the socket finds a mount.
         socket = ControlSocket(settings.socket_path, control)
         stack.callback(socket.close)
@@ -115,7 +115,7 @@ def _allow_many_descriptors() -> None:
 @contextlib.contextmanager
 def _stop_on_signal(device: Device, server: Server) -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
-        server.faults.end()
+        server.faults.end_delays()
         device.stop()
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

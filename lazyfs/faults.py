@@ -128,7 +128,7 @@ class Faults:
         self.watchers: list[Callable[[Event, OSError | None], None]] = []
         self.fail_sync: Callable[[Inode, str], None] = lambda inode, aftermath: None
         self.cut_power: Callable[[], None] = lambda: None
-        self._stop = threading.Event()
+        self._delays = threading.Event()
         self._due_after: list[tuple[Rule, Event]] = []
 
     @property
@@ -141,10 +141,11 @@ class Faults:
         self.rules.append(rule)
 
     def clear(self, kind: type[Rule] = Rule) -> int:
-        """Remove the rules of a kind. Returns how many."""
+        """Remove the rules of a kind and end the delays. Returns how many."""
         kept = [rule for rule in self.rules if not isinstance(rule, kind)]
         removed = len(self.rules) - len(kept)
         self.rules = kept
+        self.end_delays()
         return removed
 
     def delay_s(self, event: Event) -> float:
@@ -153,12 +154,13 @@ class Faults:
         return sum(rule.delay_s for rule in slow if rule.hit(event))
 
     def wait(self, delay_s: float) -> None:
-        """Let time pass, unless the mount is being ended."""
-        self._stop.wait(delay_s)
+        """Let time pass, unless the delays are ended meanwhile."""
+        self._delays.wait(delay_s)
 
-    def end(self) -> None:
-        """End all delays."""
-        self._stop.set()
+    def end_delays(self) -> None:
+        """Let the operation that is being delayed go on."""
+        current, self._delays = self._delays, threading.Event()
+        current.set()
 
     def before(self, event: Event) -> None:
         """Apply the rules that come before the operation; those that come after it are noted.

@@ -241,10 +241,12 @@ class DirectoryBacking(MemoryBacking):
             os.mkdir(path)
             for name, child in inode.synced_entries.items():
                 self._materialise(path + b"/" + name, child)
-        elif stat.S_ISLNK(mode):
-            os.symlink(inode.target, path)
         elif stat.S_ISREG(mode):
             self._link_content(path, inode)
+        elif (other := self._path(inode)) is not None and os.path.lexists(other):
+            os.link(other, path, follow_symlinks=False)
+        elif stat.S_ISLNK(mode):
+            os.symlink(inode.target, path)
         else:
             os.mknod(path, mode, inode.synced_attr.rdev)
         self._store_attributes(path, inode, _stored_form(inode))

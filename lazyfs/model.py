@@ -172,8 +172,10 @@ class Disk:
         self._change(inode, Zero(offset, length, extend))
 
     def used_bytes(self) -> int:
-        """Bytes of all files, by their sizes: what a quota counts."""
-        return sum(inode.view.size for inode in self.inodes.values())
+        """Bytes of all files with a name or an open descriptor, by size: what a quota counts."""
+        return sum(
+            inode.view.size for inode in self.inodes.values() if inode.names or inode.handles
+        )
 
     def space(self) -> Space:
         """What statvfs tells: of the quota if there is one, else of the backing."""
