@@ -1,0 +1,5 @@
+"""``python -m kifa``."""
+
+from kifa.cli import main
+
+main()
