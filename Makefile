@@ -15,6 +15,7 @@ $(VENV)/.built: $(SOURCES)
 	touch $@
 
 test: build
+	ci/install-system-packages
 	$(BIN)/python -m pytest
 
 lint: build

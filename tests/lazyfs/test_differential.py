@@ -186,7 +186,7 @@ def test_random_access_to_one_file(mount: MountFactory, seed: int) -> None:
 
 
 @pytest.mark.parametrize("job", ["randwrite", "write", "randrw"])
-def test_fio_verifies_what_it_wrote(mount: MountFactory, job: str) -> None:
+def test_fio_verifies_what_it_wrote(mount: MountFactory, tmp_path: Path, job: str) -> None:
     fio = shutil.which("fio")
     assert fio is not None, "fio is not installed: install the package fio"
     disk = mount("--profile", "posix-strict")
@@ -197,6 +197,7 @@ def test_fio_verifies_what_it_wrote(mount: MountFactory, job: str) -> None:
         capture_output=True,
         text=True,
         timeout=60,
+        cwd=tmp_path,  # it leaves a file about its verification there
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     disk.command("checkpoint")
