@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-Op = tuple[object, ...]
+Op = tuple[Any, ...]
 State = frozenset[tuple[str, bytes]]
 GARBAGE = b"?"
 

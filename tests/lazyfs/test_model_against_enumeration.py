@@ -46,7 +46,7 @@ def run_on_disk(disk: Disk, op: Op) -> None:
     elif kind == "fsync":
         disk.sync(disk.resolve(name))
     elif kind == "zero":
-        disk.zero(disk.resolve(name), *rest, extend=False)  # type: ignore[arg-type]
+        disk.zero(disk.resolve(name), rest[0], rest[1], extend=False)
     else:
         getattr(disk, str(kind))(disk.resolve(name), *rest)
 
