@@ -11,9 +11,10 @@ from pathlib import Path
 from kifa._format import CSV_HEADER, Formatter
 from kifa.errors import DamagedError, NoSpaceError, UnwritableError, UsageError
 from kifa.fs import DurableReplacement, write_all
+from kifa.prefetch import prefetched
 from kifa.query import Reader, Selection
 
-WRITE_SIZE_BYTES = 256 << 10
+WRITE_SIZE_BYTES = 512 << 10
 
 OnProgress = Callable[[int], None]  # entries of the last batch
 
@@ -35,7 +36,7 @@ def write_entries(
     if format == "csv":
         write_all(descriptor, [CSV_HEADER])
     try:
-        for batch in reader.batches(selection):
+        for batch in prefetched(reader.batches(selection)):
             formatter.add(batch, selection.reverse)
             if formatter.size >= WRITE_SIZE_BYTES:
                 formatter.write_to(descriptor)

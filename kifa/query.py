@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,7 +130,7 @@ class Reader:
             else:
                 yield from batch
 
-    def batches(self, selection: Selection) -> Iterator[EntryBatch]:
+    def batches(self, selection: Selection) -> Generator[EntryBatch, None, None]:
         """Yield the selected entries as batches, in the order selected; entries in a batch ascend.
 
         Raises:

@@ -20,6 +20,7 @@ from kifa._batch import EntryBatch
 from kifa._memtable import Memtable
 from kifa.errors import Damage
 from kifa.fs import list_names, remove_temporaries, sync_directory
+from kifa.identity import find_store_id
 from kifa.manifest import Manifest, read_manifest
 from kifa.segment_pool import LiveSegment
 from kifa.segments import (
@@ -27,10 +28,9 @@ from kifa.segments import (
     RECORD_OVERHEAD,
     WAL_DIRECTORY,
     LogSurvey,
-    list_segments,
     survey_log,
 )
-from kifa.sstable import ForeignTableError, Table, read_store_id
+from kifa.sstable import ForeignTableError, Table
 from kifa.sstable_format import (
     TABLE_DIRECTORY,
     TableInfo,
@@ -92,24 +92,6 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
     _recover_log(store, state, manifest, memtable_threshold_bytes)
     state.damage = list(dict.fromkeys(state.damage))
     return state
-
-
-def find_store_id(store: Path) -> bytes | None:
-    """Return the id in any segment or table; None in an empty store."""
-    files = list_segments(store)
-    try:
-        for file in reversed(files):
-            if file.header is not None:
-                return file.header.store_id
-    finally:
-        for file in files:
-            file.close()
-    for name in list_names(store / TABLE_DIRECTORY):
-        if parse_table_name(name) is not None:
-            store_id = read_store_id(store / TABLE_DIRECTORY / name)
-            if store_id is not None:
-                return store_id
-    return None
 
 
 def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) -> TableMetadata:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from kifa.errors import Damage, KifaError
 from kifa.fs import list_names, require_store
+from kifa.identity import find_store_id
 from kifa.manifest import Manifest, read_manifest
-from kifa.recovery import find_store_id
 from kifa.segments import LogSurvey, SegmentChanged, SegmentView, survey_log
 from kifa.sstable import ForeignTableError, Table
 from kifa.sstable_format import TABLE_DIRECTORY, parse_table_name
