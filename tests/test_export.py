@@ -10,16 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from kifa.errors import DamagedError, UnwritableError, UsageError
+from kifa.errors import DamagedError, ExitCode, UnwritableError, UsageError
 from kifa.export import export_entries
 from kifa.query import Reader, Selection
-from tests.stores import files_of, make_store, sample
+from tests.stores import files_of, make_store, retire_log, sample
 
-COMMAND = """
-import importlib, sys
-name = sys.argv.pop(1)
-getattr(importlib.import_module(f"kifa.cli.{name}"), name)()
-"""
+COMMAND = "from kifa.cli import main; main()"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[bytes]:
@@ -86,10 +82,49 @@ def test_stats_and_verify_print_json(store: Path) -> None:
 
 
 def test_impossible_selections_are_usage_errors(store: Path) -> None:
-    for wrong in (("--from-lsn", "x"), ("--limit", -1), ("--format", "xml"), ("--to-lsn", 2**64)):
+    for wrong in (
+        *(("--from-lsn", "x"), ("--limit", -1), ("--format", "xml"), ("--to-lsn", 2**64)),
+        *(("--from-time", "yesterday"), ("--from-lsn", 9, "--to-lsn", 8)),
+    ):
         result = run("query", "-d", store, *wrong)
-        assert result.returncode == 2
+        assert (result.returncode, result.stdout) == (ExitCode.USAGE, b"")
         assert str(wrong[1]).encode() in result.stderr
+
+
+@pytest.mark.parametrize("command", ["query", "export", "stats", "verify"])
+def test_no_store_is_one_line_and_nothing_is_created(tmp_path: Path, command: str) -> None:
+    output = ("-o", tmp_path / "file") if command == "export" else ()
+    for path in (tmp_path, tmp_path / "absent"):
+        result = run(command, "-d", path, *output)
+        assert (result.returncode, result.stdout) == (ExitCode.NOT_A_STORE, b"")
+        assert result.stderr.decode().count("\n") == 1
+        assert str(path) in result.stderr.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_has_its_exit_code_and_all_else_is_printed(store: Path) -> None:
+    retire_log(store)
+    (table, *_) = sorted((store / "sst").iterdir())
+    content = bytearray(table.read_bytes())
+    content[100] ^= 1
+    table.write_bytes(content)
+    for command in (("query",), ("query", "--reverse"), ("query", "--format", "csv")):
+        result = run(*command, "-d", store)
+        assert result.returncode == ExitCode.DAMAGED
+        assert len(result.stdout.splitlines()) == 51 + ("csv" in command)
+        assert result.stderr.decode().count("\n") == 1
+        assert f"sst/{table.name}" in result.stderr.decode()
+        assert "LSNs 1 to 50" in result.stderr.decode()
+    assert run("query", "-d", store, "--from-lsn", 51).returncode == 0
+    verified = run("verify", "-d", store, "--json")
+    assert verified.returncode == ExitCode.DAMAGED
+    report = json.loads(verified.stdout)
+    assert report["lost"] == [[1, 50]]
+    assert report["damage"][0]["offset"] == 64
+    table.unlink()
+    stats = run("stats", "-d", store)
+    assert stats.returncode == ExitCode.DAMAGED
+    assert b"  Gaps: 1 (50 entries lost: LSN 1-50)\n" in stats.stdout
 
 
 def test_a_failed_export_leaves_the_old_file(store: Path, tmp_path: Path) -> None:
@@ -119,11 +154,11 @@ def test_a_full_disk_leaves_the_old_file(store: Path, tmp_path: Path) -> None:
     limited = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100));"
     result = subprocess.run(
-        [sys.executable, "-c", limited + COMMAND.strip(), "export", "-d", store, "-o", target],
+        [sys.executable, "-c", limited + COMMAND, "export", "-d", store, "-o", target],
         capture_output=True,
         check=False,
     )
-    assert result.returncode != 0
+    assert result.returncode == ExitCode.UNWRITABLE
     assert b"nothing was changed" in result.stderr
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]
