@@ -17,6 +17,7 @@ cdef struct Group:
     size_t last_record      # offset of the record that will get GROUP_END
     uint32_t entries
     uint32_t records
+    uint32_t committers     # threads that wait for it
     uint64_t serial         # groups are numbered in the order they are written
     uint64_t last_lsn
     int descriptor
@@ -32,6 +33,7 @@ cdef class LogWriter:
     cdef pthread_cond_t synced[2]       # by the parity of the group's serial
     cdef pthread_cond_t committer_work
     cdef pthread_cond_t room            # the open group was handed over, or a memtable was flushed
+    cdef pthread_cond_t gathered        # as many wait for the open group as were expected
     cdef pthread_cond_t background_work
     cdef int fork_generation
     # The segment that the open group goes to.
@@ -40,6 +42,7 @@ cdef class LogWriter:
     cdef uint64_t segment_size
     cdef uint64_t segment_offset
     cdef bint segment_ready
+    cdef bint half_full
     cdef size_t needed_size             # of the record that last did not fit
     # Groups.
     cdef Group groups[2]
@@ -49,6 +52,8 @@ cdef class LogWriter:
     cdef bint held                      # a control record must come before the open group may close
     cdef uint64_t synced_serial
     cdef uint64_t requested_serial
+    cdef uint32_t expected_committers   # as many as waited for the last group and came while it was written
+    cdef double sync_seconds            # what the last one took
     cdef double oldest_pending          # monotonic seconds when the open group got its first record
     # Log position.
     cdef uint64_t next_lsn
@@ -83,6 +88,7 @@ cdef class LogWriter:
     ) noexcept nogil
     cdef void lead(self) noexcept nogil
     cdef int commit_through(self, uint64_t serial) noexcept nogil
+    cdef void gather(self) noexcept nogil
     cdef void freeze_active(self) noexcept nogil
     cdef void await_batch(self) noexcept nogil
     cdef int make_room(self, int status) noexcept nogil

@@ -145,6 +145,7 @@ cdef class LogWriter:
         cond_init(&self.synced[1])
         cond_init(&self.committer_work)
         cond_init(&self.room)
+        cond_init(&self.gathered)
         cond_init(&self.background_work)
         self.fork_generation = fork_count
         self.event_descriptor = -1
@@ -239,6 +240,7 @@ cdef class LogWriter:
         self.salt = salt
         self.segment_size = size_bytes
         self.segment_offset = SEGMENT_DATA_OFFSET
+        self.half_full = False
 
     def quiesce(self):
         """Commit what is framed; until `resume`, nothing is framed or written. For the change of a segment."""
@@ -273,6 +275,11 @@ cdef class LogWriter:
         pthread_cond_broadcast(&self.synced[1])
         pthread_cond_signal(&self.committer_work)
         pthread_mutex_unlock(&self.mutex)
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether the segment in use is more than half full, so that the next one should be prepared."""
+        return self.half_full
 
     @property
     def fits(self) -> bool:
@@ -372,6 +379,7 @@ cdef class LogWriter:
         cdef uint8_t *last = group.buffer + group.last_record
         cdef size_t padded = (group.size + BLOCK_SIZE - 1) & ~<size_t>(BLOCK_SIZE - 1)
         cdef int error
+        cdef double started
         cdef uint64_t one = 1
         last[4] |= FLAG_GROUP_END
         seal_header(last, self.salt)
@@ -381,6 +389,7 @@ cdef class LogWriter:
         self.open_index ^= 1
         self.groups[self.open_index].records = 0
         self.groups[self.open_index].size = 0
+        self.groups[self.open_index].committers = 0
         self.groups[self.open_index].serial = group.serial + 1
         self.groups[self.open_index].last_lsn = group.last_lsn
         if self.freeze_requested or arena_size(self.active) >= self.memtable_threshold:
@@ -388,9 +397,10 @@ cdef class LogWriter:
         pthread_cond_broadcast(&self.room)
         pthread_mutex_unlock(&self.mutex)
 
+        started = monotonic()
         error = write_and_sync(group.descriptor, group.buffer, padded, group.offset)
-
         pthread_mutex_lock(&self.mutex)
+        self.sync_seconds = monotonic() - started
         self.in_flight = False
         if error:
             self.poison = error
@@ -399,27 +409,48 @@ cdef class LogWriter:
         else:
             self.durable = group.last_lsn
             self.synced_serial = group.serial
+            self.expected_committers = group.committers + self.groups[self.open_index].committers
             pthread_cond_broadcast(&self.synced[group.serial & 1])
             # One of those who wait for the next group leads it.
             pthread_cond_signal(&self.synced[(group.serial + 1) & 1])
         pthread_cond_broadcast(&self.room)
         if self.committer_running:
             pthread_cond_signal(&self.committer_work)
-        if self.frozen_count or error:
+        if not self.half_full and self.segment_offset * 2 > self.segment_size:
+            # Time to prepare the next segment; a store that stays small never needs one.
+            self.half_full = self.background_woken = True
+        if self.frozen_count or error or self.background_woken:
             pthread_cond_signal(&self.background_work)
         if self.event_descriptor >= 0:
             write(self.event_descriptor, &one, sizeof(one))
 
     cdef int commit_through(self, uint64_t serial) noexcept nogil:
         # Returns when the group `serial` is durable; leads where nobody else does. With the mutex.
+        if serial == self.groups[self.open_index].serial:
+            self.groups[self.open_index].committers += 1
+            if self.groups[self.open_index].committers == self.expected_committers:
+                pthread_cond_signal(&self.gathered)
         while self.synced_serial < serial:
             if self.poison:
                 return STATUS_POISONED
             if self.in_flight or self.held:
                 pthread_cond_wait(&self.synced[serial & 1], &self.mutex)
             else:
+                if self.groups[self.open_index].committers < self.expected_committers:
+                    self.gather()
                 self.lead()
         return STATUS_OK
+
+    cdef void gather(self) noexcept nogil:
+        # Lets those whose group was just made durable come back before the next group closes: they are on their way,
+        # and a sync for each half of them costs more than this wait of at most half a sync. A lone thread never gets
+        # here (docs/decisions/0002-gathering-a-group.md). With the mutex.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef double deadline = monotonic() + self.sync_seconds / 2
+        self.in_flight = True
+        while group.committers < self.expected_committers and not self.poison and monotonic() < deadline:
+            cond_wait_until(&self.gathered, &self.mutex, deadline)
+        self.in_flight = False
 
     cdef void await_batch(self) noexcept nogil:
         while self.in_batch and not self.poison:

@@ -363,9 +363,9 @@ class Log:
             return
         if self._pool.manifest_segments() != self._published_segments:
             self._publish()
-        if self._pool.needs_spare:
+        if self._writer.is_half_full and self._pool.needs_spare:
             try:
-                self._pool.prepare_spare()
+                self._pool.prepare_spare(abandon=lambda: self._closing)
             except NoSpaceError as error:
                 log.info("%s", error)
 

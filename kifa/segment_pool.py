@@ -23,6 +23,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +129,7 @@ class SegmentPool:
                 if self._spares and size_bytes == self._segment_size_bytes
                 else None
             )
-        path = spare or self._create(temporary_path(target), size_bytes, fill=False)
+        path = spare or self._create(temporary_path(target), size_bytes)
         descriptor = self._open(path)
         try:
             salt = _new_salt(
@@ -161,8 +162,11 @@ class SegmentPool:
             self._live.append(LiveSegment(target, first_lsn, self._sequence, size_bytes))
         return OpenSegment(descriptor, salt, size_bytes)
 
-    def prepare_spare(self) -> None:
+    def prepare_spare(self, abandon: Callable[[], bool]) -> None:
         """Make one spare with written blocks: a sync into those is half as dear as into unwritten ones.
+
+        Args:
+            abandon: asked between chunks; True stops the work, which may take seconds on slow flash.
 
         Raises:
             NoSpaceError: there is no room; the next rotation will try again.
@@ -171,9 +175,17 @@ class SegmentPool:
             if self._spares:
                 return
             spare = self._spare_path()
-        rename_durably(
-            self._create(temporary_path(spare), self._segment_size_bytes, fill=True), spare
-        )
+        path = self._create(temporary_path(spare), self._segment_size_bytes)
+        descriptor = self._open(path)
+        try:
+            filled = _fill_with_zeros(descriptor, self._segment_size_bytes, abandon)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if not filled:
+            path.unlink()
+            return
+        rename_durably(path, spare)
         with self._lock:
             self._spares.append(spare)
 
@@ -228,14 +240,14 @@ class SegmentPool:
                 log.info("%s: no O_DIRECT here; writing through the page cache", self._directory)
         return os.open(path, flags)
 
-    def _create(self, path: Path, size_bytes: int, *, fill: bool) -> Path:
-        """Create a file of ``size_bytes`` at ``path``, its space secured; with ``fill``, its blocks written."""
+    def _create(self, path: Path, size_bytes: int) -> Path:
+        """Create a file of ``size_bytes`` at ``path``, its space secured and its size durable."""
         try:
             path.touch(mode=0o644)
             descriptor = self._open(path)
             try:
-                if not self._allocate(descriptor, size_bytes) or fill:
-                    _fill_with_zeros(descriptor, size_bytes)
+                if not self._allocate(descriptor, size_bytes):
+                    _fill_with_zeros(descriptor, size_bytes, lambda: False)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -264,13 +276,17 @@ class SegmentPool:
         return False
 
 
-def _fill_with_zeros(descriptor: int, size_bytes: int) -> None:
+def _fill_with_zeros(descriptor: int, size_bytes: int, abandon: Callable[[], bool]) -> bool:
+    """Write all of it; False if it was abandoned."""
     zeros = memoryview(mmap.mmap(-1, FILL_CHUNK_SIZE))  # page-aligned, as O_DIRECT wants it
     offset = 0
     while offset < size_bytes:
+        if abandon():
+            return False
         written = os.pwrite(descriptor, zeros[: size_bytes - offset], offset)
         assert written > 0, "a write of a block writes some of it or fails"
         offset += written
+    return True
 
 
 def _read_head(path: Path) -> bytes:

@@ -1,0 +1,204 @@
+"""The log, used as an application would."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+import kifa
+from tests.reading import read_all
+
+LARGE = 1 << 20
+
+
+def test_an_append_is_durable_and_readable(store: Path) -> None:
+    with kifa.open(store) as log:
+        assert [log.append(b"one"), log.append(b""), log.append(b"\x00\xff\n")] == [1, 2, 3]
+        assert log.durable_lsn == log.last_lsn == 3
+        assert [data for _, data in read_all(store)] == [b"one", b"", b"\x00\xff\n"]
+
+
+def test_lsns_go_on_after_reopening(store: Path) -> None:
+    for expected in range(1, 6):
+        with kifa.open(store) as log:
+            assert log.append(b"x") == expected
+            assert not log.damage
+
+
+def test_append_many_returns_a_dense_range(store: Path) -> None:
+    items = [b"%d" % i for i in range(40_000)]
+    with kifa.open(store) as log:
+        log.append(b"first")
+        assert log.append_many(items) == range(2, 40_002)
+        assert log.append_many([]) == range(40_002, 40_002)
+        assert log.append_many(iter([bytearray(b"a"), memoryview(b"b")])) == range(40_002, 40_004)
+    assert [data for _, data in read_all(store)] == [b"first", *items, b"a", b"b"]
+
+
+def test_large_entries_fit_small_segments(store: Path) -> None:
+    with kifa.open(store, segment_size_mib=1) as log:
+        for byte in b"abcdef":
+            log.append(bytes([byte]) * LARGE)
+        with pytest.raises(kifa.EntryTooLargeError):
+            log.append(b"x" * (LARGE + 1))
+        assert log.append(b"after") == 7
+    assert [len(data) for _, data in read_all(store)] == [LARGE] * 6 + [5]
+
+
+def test_an_item_too_large_keeps_those_before_it(store: Path) -> None:
+    with kifa.open(store) as log:
+        with pytest.raises(kifa.EntryTooLargeError):
+            log.append_many([b"a", b"b", b"x" * (LARGE + 1), b"c"])
+        assert log.durable_lsn == 2
+    assert [data for _, data in read_all(store)] == [b"a", b"b"]
+
+
+def test_threads_share_syncs_and_lose_nothing(store: Path) -> None:
+    acked: dict[int, bytes] = {}
+
+    def append(name: int) -> None:
+        for i in range(200):
+            data = b"%d:%d" % (name, i)
+            acked[log.append(data)] = data
+
+    with kifa.open(store, segment_size_mib=1) as log:
+        threads = [threading.Thread(target=append, args=(name,)) for name in range(8)]
+        for thread in threads:
+            thread.start()
+        batch = log.append_many([b"batch"] * 500)
+        for thread in threads:
+            thread.join()
+        acked.update(dict.fromkeys(batch, b"batch"))
+    assert sorted(acked) == list(range(1, 8 * 200 + 501))
+    assert dict(read_all(store)) == acked
+
+
+def test_normal_mode_leaves_at_most_49_entries_at_risk(store: Path) -> None:
+    with kifa.open(store, flush_mode="normal") as log:
+        for _ in range(500):
+            assert log.append(b"x") - log.durable_lsn <= 49
+        log.sync()
+        assert log.durable_lsn == 500
+
+
+def test_normal_mode_syncs_a_lone_entry_by_itself(store: Path) -> None:
+    with kifa.open(store, flush_mode="normal") as log:
+        log.append(b"x")
+        event = os.eventfd(0)
+        log.notify_on(event)
+        if log.durable_lsn == 0:
+            assert os.eventfd_read(event) == 1
+        assert log.durable_lsn == 1
+        log.notify_on(-1)
+        os.close(event)
+
+
+def test_flush_and_compaction_keep_every_entry(store: Path) -> None:
+    expected = []
+    with kifa.open(store, segment_size_mib=1, compaction_threshold=2) as log:
+        for round_number in range(30):
+            items = [b"%d-%d" % (round_number, i) * 20 for i in range(300)] + [bytes([round_number]) * 200_000]
+            log.append_many(items)
+            expected += items
+            log.flush()
+        log.compact()
+        assert len(list((store / "sst").iterdir())) < 30
+        assert len(list((store / "wal").glob("*.wal"))) <= 5
+    assert [data for _, data in read_all(store)] == expected
+
+
+def test_live_segments_stay_few_whatever_is_written(store: Path) -> None:
+    with kifa.open(store, segment_size_mib=1, memtable_flush_threshold_mib=64) as log:
+        for _ in range(2_000):
+            log.append(b"x" * 100)
+        log.flush()
+        assert len(list((store / "wal").glob("*.wal"))) <= 5
+    assert len(read_all(store)) == 2_000
+
+
+def test_a_hundred_opens_leave_few_files(store: Path) -> None:
+    for i in range(30):
+        with kifa.open(store, segment_size_mib=1) as log:
+            if i % 2:
+                log.append(b"x")
+    with kifa.open(store, segment_size_mib=1) as log:
+        log.flush()
+        assert len(list((store / "wal").iterdir())) <= 10
+    assert len(read_all(store)) == 15
+
+
+def test_a_second_writer_is_refused(store: Path) -> None:
+    with kifa.open(store), pytest.raises(kifa.LockedError):
+        kifa.open(store)
+
+
+def test_a_forked_child_cannot_use_the_log(store: Path) -> None:
+    with kifa.open(store) as log:
+        log.append(b"parent")
+        child = os.fork()
+        if child == 0:
+            try:
+                log.append(b"child")
+            except kifa.ForkedError:
+                log.close()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert log.append(b"parent again") == 2
+    assert [data for _, data in read_all(store)] == [b"parent", b"parent again"]
+
+
+def test_a_closed_log_refuses(store: Path) -> None:
+    log = kifa.open(store)
+    log.append(b"x")
+    log.close()
+    log.close()
+    with pytest.raises(kifa.ClosedError):
+        log.append(b"y")
+    with pytest.raises(kifa.ClosedError):
+        log.flush()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"flush_mode": "fast"},
+        {"segment_size_mib": 0},
+        {"memtable_flush_threshold_mib": 0},
+        {"compaction_threshold": 1},
+        {"segment_size_mib": "16"},
+    ],
+)
+def test_a_wrong_setting_is_named(store: Path, setting: dict[str, object]) -> None:
+    with pytest.raises(kifa.UsageError, match=next(iter(setting))):
+        kifa.open(store, **setting)  # type: ignore[arg-type]
+    assert not store.exists()
+
+
+def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(kifa.UnwritableError):
+        kifa.open(tmp_path / "file" / "store")
+
+
+def test_source_checkpoints_survive_flush_and_reopening(store: Path) -> None:
+    from kifa._lines import LineBuffer
+
+    with kifa.open(store) as log:
+        lines = LineBuffer()
+        lines.feed(b"a\nb\r\nc")
+        first, count, _, _ = log.frame_lines(lines, hold=True)
+        log.frame_source_checkpoint("file:/x", {"offset": lines.consumed_bytes})
+        log.sync()
+        assert (first, count, lines.consumed_bytes) == (1, 2, 5)
+    with kifa.open(store) as log:
+        assert log.sources == {"file:/x": {"offset": 5}}
+        log.flush()
+    for path in (store / "manifest", *(store / "wal").iterdir()):
+        path.unlink()
+    with kifa.open(store) as log:
+        assert log.sources == {"file:/x": {"offset": 5}}
+    assert [data for _, data in read_all(store)] == [b"a", b"b"]
