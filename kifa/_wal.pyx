@@ -301,8 +301,6 @@ cdef class LogWriter:
         cdef uint8_t step[16]
         group.descriptor = self.descriptor
         group.offset = self.segment_offset
-        group.size = 0
-        group.entries = 0
         group.last_lsn = self.next_lsn - 1
         self.oldest_pending = monotonic() if self.pending_limit else 0.0
         if self.clock_known and (step_ms >= CLOCK_STEP_MIN_MS or step_ms <= -CLOCK_STEP_MIN_MS):
@@ -389,6 +387,7 @@ cdef class LogWriter:
         self.open_index ^= 1
         self.groups[self.open_index].records = 0
         self.groups[self.open_index].size = 0
+        self.groups[self.open_index].entries = 0
         self.groups[self.open_index].committers = 0
         self.groups[self.open_index].serial = group.serial + 1
         self.groups[self.open_index].last_lsn = group.last_lsn

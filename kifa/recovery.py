@@ -90,8 +90,27 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
     state.damage.extend(metadata.damage)
     state.sources |= metadata.sources
     _recover_log(store, state, manifest, memtable_threshold_bytes)
-    state.damage = list(dict.fromkeys(state.damage))
+    state.damage = _distinct(state.damage)
     return state
+
+
+def _distinct(damage: list[Damage]) -> list[Damage]:
+    """Drop what repeats earlier damage: a range that was lost once is found missing at every start."""
+    kept: list[Damage] = []
+    for lost in damage:
+        if lost.first_lsn is None or lost.last_lsn is None:
+            known = any(lost.file == k.file and lost.kind == k.kind for k in kept)
+        else:
+            known = any(
+                k.first_lsn is not None
+                and k.last_lsn is not None
+                and k.first_lsn <= lost.first_lsn
+                and lost.last_lsn <= k.last_lsn
+                for k in kept
+            )
+        if not known:
+            kept.append(lost)
+    return kept
 
 
 def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) -> TableMetadata:

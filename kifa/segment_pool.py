@@ -121,9 +121,7 @@ class SegmentPool:
         size_bytes = max(self._segment_size_bytes, min_size_bytes)
         target = self._directory / segment_name(first_lsn)
         with self._lock:
-            assert not self._live or self._live[-1].first_lsn < first_lsn, (
-                "segments are in LSN order"
-            )
+            assert not self._live or self._live[-1].first_lsn <= first_lsn, "in LSN order"
             spare = (
                 self._spares.pop()
                 if self._spares and size_bytes == self._segment_size_bytes
@@ -132,9 +130,7 @@ class SegmentPool:
         path = spare or self._create(temporary_path(target), size_bytes)
         descriptor = self._open(path)
         try:
-            salt = _new_salt(
-                os.pread(descriptor, BLOCK_SIZE, 0) if not self._direct else _read_head(path)
-            )
+            salt = _new_salt(_read_head(path))
             header = SegmentHeader(
                 self._store_id,
                 self._sequence + 1,
@@ -154,6 +150,9 @@ class SegmentPool:
             rename_durably(path, target)
         except BaseException:
             os.close(descriptor)
+            if spare is not None and spare.exists():
+                with self._lock:
+                    self._spares.append(spare)
             raise
         with self._lock:
             self._sequence += 1

@@ -28,6 +28,7 @@ SPARE_SUFFIX = ".spare"
 BLOCK_SIZE = 4096
 DATA_OFFSET = 2 * BLOCK_SIZE
 SECTOR_SIZE = 512
+DEFAULT_SEGMENT_SIZE_BYTES = 16 << 20
 RECORD_OVERHEAD = 40
 FORMAT_VERSION = 1
 _HEADER = struct.Struct("<8sII16sQQQQQQB")
@@ -205,9 +206,12 @@ class SegmentView:
 
     @property
     def last_lsn(self) -> int:
-        """The highest LSN that counts here; below ``file.first_lsn`` if there is none."""
-        # A control record carries the LSN of the entry before it, and so proves that there was one.
-        last = self.extents[-1].last_lsn if self.extents else self.file.first_lsn - 1
+        """The highest LSN known to have been used; below ``file.first_lsn`` if there is none.
+
+        Control records count: they carry the LSN of the entry before them, even if that is lost.
+        """
+        last = max((extent.last_lsn for extent in self.extents), default=0)
+        last = max(last, self.file.first_lsn - 1)
         return last if self.below_lsn is None else min(last, self.below_lsn - 1)
 
     def read(self, extent: Extent) -> EntryBatch:
@@ -378,14 +382,14 @@ def _lose_all(
     log: LogSurvey, view: SegmentView, following: SegmentFile | None, kind: str, reason: str
 ) -> None:
     first = view.file.first_lsn
-    last: int | None
     if following is not None:
         last = following.first_lsn - 1
     else:
         # Nobody can say how many it held; no LSN that anyone was told about may be used again.
-        log.end_may_be_lost = max(view.file.size_bytes - DATA_OFFSET, 0) // RECORD_OVERHEAD
-        last = first + log.end_may_be_lost - 1 if log.end_may_be_lost else None
-    if last is None or last >= first:
+        size_bytes = max(view.file.size_bytes, DEFAULT_SEGMENT_SIZE_BYTES)
+        log.end_may_be_lost = (size_bytes - DATA_OFFSET) // RECORD_OVERHEAD
+        last = first + log.end_may_be_lost - 1
+    if last >= first:
         view.damage.append(Damage(kind, view.file.name, 0, first, last, reason))
 
 

@@ -15,7 +15,9 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def run_python(script: str, *arguments: str, timeout_seconds: float = 60.0) -> subprocess.CompletedProcess[bytes]:
+def run_python(
+    script: str, *arguments: str, timeout_seconds: float = 60.0
+) -> subprocess.CompletedProcess[bytes]:
     """Run ``script`` in an interpreter of its own and return what it said."""
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],

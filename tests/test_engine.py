@@ -100,7 +100,9 @@ def test_flush_and_compaction_keep_every_entry(store: Path) -> None:
     expected = []
     with kifa.open(store, segment_size_mib=1, compaction_threshold=2) as log:
         for round_number in range(30):
-            items = [b"%d-%d" % (round_number, i) * 20 for i in range(300)] + [bytes([round_number]) * 200_000]
+            items = [b"%d-%d" % (round_number, i) * 20 for i in range(300)] + [
+                bytes([round_number]) * 200_000
+            ]
             log.append_many(items)
             expected += items
             log.flush()
