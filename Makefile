@@ -14,6 +14,9 @@ $(VENV)/.built: $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+demo: build
+	ci/demo $(BIN)
+
 test: build
 	ci/install-system-packages
 	$(BIN)/python -m pytest

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# In CI a test that is skipped is an error, unless its reason begins with one of these.
+ALLOWED_SKIPS: tuple[str, ...] = ()
 
 
 @pytest.fixture
@@ -25,3 +29,20 @@ def run_python(
         timeout=timeout_seconds,
         check=False,
     )
+
+
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(ALLOWED_SKIPS or ("\0",)):
+            _skipped.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _skipped and os.environ.get("KIFA_SKIPS_ARE_ERRORS"):
+        for line in _skipped:
+            print(f"\nnot allowed to be skipped: {line}", file=sys.stderr)
+        session.exitstatus = 1

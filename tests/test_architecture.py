@@ -1,0 +1,76 @@
+"""The shape of the code: floors, towers, sizes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+FLOOR_ROW = re.compile(r"^\| (\d) \| (.*) \|$", re.MULTILINE)
+TOWERS = ("kifa", "lazyfs", "harness")
+
+
+def floors() -> dict[str, int]:
+    """Module patterns of docs/ARCHITECTURE.md to their floor."""
+    return {
+        name.removesuffix(".pxd").removesuffix("/"): int(floor)
+        for floor, names in FLOOR_ROW.findall(ARCHITECTURE)
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+
+
+def floor_of(module: str) -> int | None:
+    for pattern, floor in floors().items():
+        if re.fullmatch(pattern.replace("*", ".*"), module):
+            return floor
+    return None
+
+
+def imports_of(path: Path) -> set[str]:
+    """Names of modules below `kifa` that the source imports at its top level."""
+    text = path.read_text()
+    if path.suffix == ".pyx":
+        found = re.findall(r"^from kifa\.?(\w*) c?import (\w+)", text, re.MULTILINE)
+        return {module or name for module, name in found}
+    names = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "kifa":
+                names |= {alias.name for alias in node.names}
+            elif node.module.startswith("kifa."):
+                names.add(node.module.split(".")[1])
+    return names
+
+
+SOURCES = sorted([*(ROOT / "kifa").glob("*.py"), *(ROOT / "kifa").glob("*.pyx")])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_a_module_imports_no_higher_floor(path: Path) -> None:
+    own = floor_of(path.stem)
+    if path.stem in ("__init__", "__main__"):
+        return
+    assert own is not None, f"docs/ARCHITECTURE.md gives {path.name} no floor"
+    for name in imports_of(path):
+        floor = floor_of(name)
+        assert floor is None or floor <= own, f"{path.name} (floor {own}) imports {name} ({floor})"
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_towers_do_not_import_each_other(tower: str) -> None:
+    others = "|".join(name for name in TOWERS if name != tower)
+    pattern = re.compile(rf"^\s*(?:from|import) ({others})\b", re.MULTILINE)
+    for path in [*(ROOT / tower).rglob("*.py"), *(ROOT / tower).rglob("*.pyx")]:
+        assert not pattern.search(path.read_text()), path
+
+
+def test_importing_the_package_loads_little() -> None:
+    from tests.conftest import run_python
+
+    heavy = ["asyncio", "crc32c", "docker", "rich", "http", "click", "json", "sqlite3"]
+    script = f"import sys, kifa; print([m for m in {heavy} if m in sys.modules])"
+    assert run_python(script).stdout == b"[]\n"
