@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kifa._batch import EntryBatch
 from kifa._crc32c import crc32c
@@ -29,15 +29,13 @@ from kifa.sstable_format import (
     TableMetadata,
     parse_table_name,
 )
-from kifa.sstable_salvage import Salvage, salvage_index
 
 READ_SIZE_BYTES = 1 << 20
 
 OnDamage = Callable[[Damage], None]
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedRange:
+class SkippedRange(NamedTuple):
     """LSNs, both inclusive, that are there but hold no timestamp of the range asked for."""
 
     first_lsn: int
@@ -143,10 +141,12 @@ class Table:
 
     def _salvage(self, end: int) -> None:
         """Build the index by walking the blocks up to offset ``end``."""
+        from kifa.sstable_salvage import salvage_index  # needed for damaged tables only
+
         known = parse_table_name(self.name)
         if self._header is not None:
             known = (self._header.min_lsn, self._header.max_lsn)
-        salvage: Salvage = salvage_index(self._read_or_empty, end, self._seed, known)
+        salvage = salvage_index(self._read_or_empty, end, self._seed, known)
         self._index = salvage.index
         for area in salvage.areas:
             self._note(area.offset, area.reason, area.lsns)
@@ -212,8 +212,8 @@ class Table:
         header = BlockHeader.parse(bytes(block[:BLOCK_HEADER_SIZE]), self._seed)
         if header is None:
             raise _BlockDamageError("the header of a block is damaged")
-        told = (row.first_lsn, row.count, row.size)
-        if (header.first_lsn, header.count, header.block_size) != told:
+        told = (row.first_lsn, row.entries, row.size)
+        if (header.first_lsn, header.entries, header.block_size) != told:
             raise _BlockDamageError("a block is not the one the index names")
         if crc32c(block[BLOCK_HEADER_SIZE:], self._seed) != header.payload_crc:
             raise _BlockDamageError("the payload of a block is damaged")
@@ -228,7 +228,7 @@ class Table:
                 payload = _decompress(payload, header.raw_size)
             if len(payload) != header.raw_size:
                 raise ValueError(f"{len(payload)} bytes instead of {header.raw_size}")
-            return unpack_block(payload, header.first_lsn, header.count, header.min_timestamp)
+            return unpack_block(payload, header.first_lsn, header.entries, header.min_timestamp)
         except ValueError as error:
             raise _BlockDamageError(f"the payload of a block does not decode: {error}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kifa.sstable_format import (
     BLOCK_HEADER_SIZE,
@@ -20,8 +21,7 @@ SEARCH_SIZE_BYTES = 1 << 20
 Read = Callable[[int, int], bytes]  # (offset, size) -> exactly so many bytes, or none
 
 
-@dataclass(frozen=True, slots=True)
-class BadArea:
+class BadArea(NamedTuple):
     """Bytes of the table that hold no valid block, and the LSNs (inclusive) that must have been there."""
 
     offset: int
@@ -91,14 +91,14 @@ def salvage_index(read: Read, end: int, seed: int, known: tuple[int, int] | None
 def _add_block(salvage: Salvage, rows: bytearray, offset: int, header: BlockHeader) -> None:
     rows += IndexRow(
         header.first_lsn,
-        header.count,
+        header.entries,
         header.block_size,
         offset,
         header.min_timestamp,
         header.max_timestamp,
     ).pack()
     salvage.blocks += 1
-    salvage.entries += header.count
+    salvage.entries += header.entries
     salvage.raw_bytes += header.raw_size
     salvage.min_timestamp = min(salvage.min_timestamp, header.min_timestamp)
     salvage.max_timestamp = max(salvage.max_timestamp, header.max_timestamp)

@@ -62,7 +62,7 @@ class _TableFile:
             raise ValueError(f"LSN {header.first_lsn} after {self._last_lsn}: not ascending")
         row = IndexRow(
             header.first_lsn,
-            header.count,
+            header.entries,
             header.block_size,
             self._offset,
             header.min_timestamp,
@@ -72,7 +72,7 @@ class _TableFile:
         self._blocks += 1
         self._min_lsn = self._min_lsn or header.first_lsn
         self._last_lsn = header.last_lsn
-        self._entries += header.count
+        self._entries += header.entries
         self._min_timestamp = min(self._min_timestamp, header.min_timestamp)
         self._max_timestamp = max(self._max_timestamp, header.max_timestamp)
         self._append(chunks)
