@@ -176,7 +176,7 @@ def _recover_log(
             _recover_batch(store, state, batch, memtable_threshold_bytes)
         state.torn_tail = survey.torn_tail
         _recover_controls(state, survey)
-        state.damage.extend(_lost_for_good(survey.damage, state.tables))
+        state.damage.extend(_lost_for_good(survey.damage, _ranges(state.tables)))
         state.live = [
             LiveSegment(
                 store / view.file.name,
@@ -259,28 +259,33 @@ def _recover_controls(state: Recovered, survey: LogSurvey) -> None:
                 newest.add_control(kind, lsn, data)
 
 
-def _lost_for_good(damage: Iterable[Damage], tables: list[TableInfo]) -> Iterator[Damage]:
-    """Yield ``damage`` of the WAL without the LSNs that tables have."""
+def _lost_for_good(damage: Iterable[Damage], covered: list[tuple[int, int]]) -> Iterator[Damage]:
+    """Yield ``damage`` without the LSNs that are in ``covered``: (first, last), ascending."""
     for lost in damage:
         if lost.first_lsn is None or lost.last_lsn is None:
             yield lost
             continue
         first = lost.first_lsn
-        for table in tables:
-            if table.max_lsn < first or table.min_lsn > lost.last_lsn:
+        for covered_first, covered_last in covered:
+            if covered_last < first or covered_first > lost.last_lsn:
                 continue
-            if table.min_lsn > first:
-                yield replace(lost, first_lsn=first, last_lsn=table.min_lsn - 1)
-            first = table.max_lsn + 1
+            if covered_first > first:
+                yield replace(lost, first_lsn=first, last_lsn=covered_first - 1)
+            first = covered_last + 1
         if first <= lost.last_lsn:
             yield replace(lost, first_lsn=first)
+
+
+def _ranges(tables: list[TableInfo]) -> list[tuple[int, int]]:
+    return [(table.min_lsn, table.max_lsn) for table in tables]
 
 
 def _name_missing_files(state: Recovered, manifest: Manifest | None, end_lsn: int) -> None:
     """Report files that the manifest lists and that are gone, and step over the LSNs they may have held."""
     if manifest is None:
         return
-    covered = list(state.tables)
+    in_memory = [(m.first_lsn, m.last_lsn) for m in state.memtables if m.count]
+    covered = _ranges(state.tables) + in_memory
     for table in manifest.tables:
         lost = Damage(
             "missing file",
