@@ -68,7 +68,8 @@ class Manifest:
             "sources": self.sources,
             "damage": [asdict(damage) for damage in self.damage],
         }
-        body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        # escapes keep file names that are not UTF-8 (lone surrogates in Python) within valid UTF-8
+        body = json.dumps(fields, separators=(",", ":")).encode()
         head = _HEADER.pack(_MAGIC, _VERSION, len(body), crc32c(body), 0)[:-4]
         return head + struct.pack("<I", crc32c(head)) + body
 
