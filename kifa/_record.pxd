@@ -57,11 +57,10 @@ cdef inline size_t frame_record(
     seal_header(out, salt)
     store_u64(out + 12, lsn)
     store_u64(out + 20, timestamp_ms)
+    # The checksum reads the source, not the copy: words just stored by a wide copy come back late.
+    cdef uint32_t crc = crc32c_extend(<uint32_t>(salt >> 32), out + RECORD_HEADER_SIZE, 16)
+    store_u32(out + RECORD_HEAD_SIZE + length, crc32c_extend(crc, data, length))
     memcpy(out + RECORD_HEAD_SIZE, data, length)
-    store_u32(
-        out + RECORD_HEAD_SIZE + length,
-        crc32c_extend(<uint32_t>(salt >> 32), out + RECORD_HEADER_SIZE, length + 16),
-    )
     store_u64(out + RECORD_HEAD_SIZE + length + 4, RECORD_MAGIC)
     return RECORD_OVERHEAD + length
 
