@@ -34,11 +34,13 @@ def changed(content: bytes, op: Op) -> bytes:
     """Content after one whole operation."""
     kind, *arguments = op
     if kind == "write":
+        data: bytes
         offset, data = arguments
         content = content.ljust(offset, b"\0")
         return content[:offset] + data + content[offset + len(data) :]
     if kind == "truncate":
-        return content[: arguments[0]].ljust(arguments[0], b"\0")
+        size: int = arguments[0]
+        return content[:size].ljust(size, b"\0")
     if kind == "allocate":
         return content.ljust(sum(arguments), b"\0")
     offset, length = arguments
