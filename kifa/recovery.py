@@ -121,7 +121,7 @@ def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) ->
         if parse_table_name(name) is None:
             continue
         try:
-            found.append(Table(directory / name, state.store_id))
+            found.append(Table(directory / name, state.store_id, keep_open=False))
         except ForeignTableError as error:
             reason = str(error)
             state.damage.append(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from kifa.sstable import OnDamage
 
 MAX_ATTEMPTS = 100
+# Without compaction there may be thousands, and a process may have 1,024 descriptors; the rest is opened when read.
+MAX_OPEN_TABLES = 128
 UNEXPLAINED = "gap"
 
 
@@ -155,7 +157,9 @@ class Snapshot:
             if name in known:
                 continue
             try:
-                table = Table(self.store / TABLE_DIRECTORY / name, self.store_id)
+                keep_open = len(self.tables) < MAX_OPEN_TABLES
+                path = self.store / TABLE_DIRECTORY / name
+                table = Table(path, self.store_id, keep_open=keep_open)
             except ForeignTableError as error:
                 file = f"{TABLE_DIRECTORY}/{name}"
                 self._foreign.append(Damage("corruption", file, 0, None, None, str(error)))

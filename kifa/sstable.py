@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,8 +54,12 @@ class _BlockDamageError(Exception):
 class Table:
     """One sorted table, open for reading. A file that is deleted meanwhile stays readable until `close`."""
 
-    def __init__(self, path: Path, store_id: bytes) -> None:
+    def __init__(self, path: Path, store_id: bytes, *, keep_open: bool = True) -> None:
         """Open the table at ``path`` by its footer; where that is damaged, by walking its blocks.
+
+        Args:
+            keep_open: hold a descriptor until `close`; otherwise only while something is read, and a file that is
+                deleted in between is a FileNotFoundError of what reads.
 
         Raises:
             FileNotFoundError: it is gone (compaction replaced it: list the tables again).
@@ -67,12 +72,16 @@ class Table:
         self._seed = crc32c(store_id)
         self._index: bytes | None = None
         self._metadata: TableMetadata | None = None
+        self._path = path
+        self._keep_open = keep_open
         self._file = path.open("rb", buffering=0)
+        self._inode = os.fstat(self._file.fileno()).st_ino
         try:
             self._open_by_footer()
         except BaseException:
             self.close()
             raise
+        self._rest()
 
     def _open_by_footer(self) -> None:
         self._size = os.fstat(self._file.fileno()).st_size
@@ -109,6 +118,23 @@ class Table:
         """Give the descriptor back. Idempotent."""
         self._file.close()
 
+    def _rest(self) -> None:
+        if not self._keep_open:
+            self._file.close()
+
+    def _descriptor(self) -> int:
+        """Return the open descriptor; open the file again if it is at rest.
+
+        Raises:
+            FileNotFoundError: it is not there any more.
+        """
+        if self._file.closed and not self._keep_open:
+            self._file = self._path.open("rb", buffering=0)
+            if os.fstat(self._file.fileno()).st_ino != self._inode:
+                self._file.close()
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
+        return self._file.fileno()
+
     def __enter__(self) -> Table:
         return self
 
@@ -126,7 +152,9 @@ class Table:
     def _read(self, offset: int, size: int) -> bytes:
         """Read exactly ``size`` bytes, or raise `_BlockDamageError`."""
         try:
-            data = os.pread(self._file.fileno(), size, offset) if offset >= 0 else b""
+            data = os.pread(self._descriptor(), size, offset) if offset >= 0 else b""
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise _BlockDamageError(f"cannot be read: {error.strerror}") from error
         if len(data) != size:
@@ -165,6 +193,7 @@ class Table:
             else:
                 self._note(footer.index_offset, "the index is damaged")
                 self._salvage(footer.index_offset)
+            self._rest()
         assert self._index is not None
         return self._index
 
@@ -180,6 +209,7 @@ class Table:
             if self._metadata is None:
                 self._note(footer.metadata_offset, "the metadata is damaged")
                 self._metadata = TableMetadata()
+            self._rest()
         return self._metadata
 
     @property
@@ -247,6 +277,20 @@ class Table:
         Blocks that a time range (Unix ms, inclusive) rules out are not read: a `SkippedRange` stands for them. Other
         batches may still hold entries outside of it. ``on_damage`` is told of each block that is damaged.
         """
+        try:
+            yield from self._batches(from_lsn, to_lsn, from_time, to_time, reverse, on_damage)
+        finally:
+            self._rest()
+
+    def _batches(
+        self,
+        from_lsn: int,
+        to_lsn: int,
+        from_time: int,
+        to_time: int,
+        reverse: bool,
+        on_damage: OnDamage | None,
+    ) -> Iterator[EntryBatch | SkippedRange]:
         index, blocks = self.index, self.blocks
         position = find_block(index, to_lsn if reverse else from_lsn)
         position = min(position, blocks - 1) if reverse else position
@@ -297,7 +341,7 @@ class Table:
             except _BlockDamageError as error:
                 damage = self._block_damage(row, error)
                 raise DamagedError(str(damage), [damage]) from error
-            os.posix_fadvise(self._file.fileno(), start, len(run), os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._descriptor(), start, len(run), os.POSIX_FADV_DONTNEED)
 
     def _run_of_rows(self, index: bytes, position: int) -> list[IndexRow]:
         rows = [IndexRow.at(index, position)]
@@ -322,6 +366,7 @@ class Table:
                 found.append(self._block_damage(row, error))
             if on_progress is not None:
                 on_progress(row.size)
+        self._rest()
         return self.damage + found
 
 

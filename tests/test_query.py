@@ -195,6 +195,22 @@ def test_a_slow_reader_outlives_compaction_and_recycling(tmp_path: Path) -> None
     assert [entry.data for entry in found] == data[:2000]
 
 
+def test_more_tables_than_a_process_may_open(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    data = make_store(path, [[b"%d" % n] for n in range(300)])
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))\n"
+    script = "import sys, kifa; reader = kifa.reader(sys.argv[1])\n"
+    script += "found = [entry.data for entry in reader.entries()]\n"
+    script += "assert found[::-1] == [entry.data for entry in reader.entries(reverse=True)]\n"
+    script += "assert reader.verify().intact and reader.stats().tables >= 299\n"
+    script += "log = kifa.open(sys.argv[1], compaction_enabled=False); log.close()\n"
+    script += "sys.stdout.buffer.write(b' '.join(found))"
+    output = subprocess.run(
+        [sys.executable, "-c", limited + script, path], capture_output=True, check=True
+    )
+    assert output.stdout.split() == data
+
+
 class Damaged:
     """A small store: two tables and a WAL of a few groups.
 

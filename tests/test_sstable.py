@@ -161,6 +161,24 @@ def test_an_open_table_outlives_its_name(tmp_path: Path) -> None:
         assert read_entries(table.batches()) == entries
 
 
+def test_a_table_at_rest_holds_no_descriptor(tmp_path: Path) -> None:
+    entries = incompressible(200, 1000)
+    path = tmp_path / make_table(tmp_path, entries, METADATA).name
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    table = Table(path, STORE_ID, keep_open=False)
+    assert read_entries(table.batches()) == entries
+    assert table.metadata == METADATA
+    assert table.verify() == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    reading = table.batches()
+    next(reading)
+    path.unlink()
+    assert len(read_entries(reading)) > 0  # what is being read stays readable
+    with pytest.raises(FileNotFoundError):
+        next(table.batches())
+    table.close()
+
+
 @given(low=st.integers(0, MAX_U64), high=st.integers(0, MAX_U64))
 def test_table_names_round_trip(low: int, high: int) -> None:
     assert parse_table_name(table_name(low, high)) == (low, high)
