@@ -14,6 +14,7 @@ from lazyfs.profiles import PROFILES, get_profile
 from tests.lazyfs.reference import GARBAGE, Op, Reference, State
 
 NAMES = ("a", "b", "d/a")
+MIN_CUTS = 200
 MAX_CUTS = 4000
 
 
@@ -137,7 +138,9 @@ def test_every_allowed_state_is_reached(profile: str, program: str) -> None:
     seen: set[State] = set()
     for seed in range(MAX_CUTS):
         seen.add(cut(profile, operations, seed))
-        if seen == allowed:
+        assert seen <= allowed
+        # Not as soon as all are there: a state that is not allowed may still come.
+        if seen == allowed and seed >= MIN_CUTS:
             break
     assert seen == allowed
 
