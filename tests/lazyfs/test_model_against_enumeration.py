@@ -121,6 +121,8 @@ PROGRAMS: dict[str, list[Op]] = {
                         ("rename", "b", "a")],
     "between directories": [("create", "a"), ("fsync", "a"), ("fsyncdir", ""),
                             ("rename", "a", "d/a"), ("create", "a")],
+    "rotate": [("create", "a"), ("write", "a", 0, b"x"), ("fsync", "a"), ("fsyncdir", ""),
+               ("rename", "a", "b"), ("create", "a")],
     "half synced rename": [("create", "a"), ("create", "b"), ("rename", "a", "d/a"),
                            ("fsyncdir", "d")],
     "link and unlink": [("create", "a"), ("write", "a", 0, b"x"), ("fsync", "a"), ("fsyncdir", ""),
