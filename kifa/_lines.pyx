@@ -28,8 +28,8 @@ cdef class LineBuffer:
 
     @property
     def consumed_bytes(self) -> int:
-        """Bytes of the stream that were taken as lines (or refused), line ends included."""
-        return self.consumed
+        """Bytes of the stream up to the end of the last whole line taken or refused, line ends included."""
+        return self.consumed - self.discarded
 
     @property
     def pending_bytes(self) -> int:
@@ -71,6 +71,21 @@ cdef class LineBuffer:
                 raise MemoryError()
             memcpy(self.data + self.end, &data[0], size)
             self.end += size
+
+    def refuse(self):
+        """Take all whole lines out, unframed, and return their number. A line that is too long counts too."""
+        cdef const uint8_t *line = NULL
+        cdef size_t length = 0
+        cdef size_t advance = 0
+        cdef size_t count = 0
+        cdef LineState state
+        while True:
+            state = self.peek(&line, &length, &advance)
+            if state == LINE_NONE:
+                return count
+            if state == LINE_FOUND:
+                self.take(advance)
+            count += 1
 
     def finish(self):
         """Say that nothing more comes: a last line without a line end is a line."""

@@ -286,6 +286,10 @@ class Log:
         """Have what is framed made durable in the background; `notify_on` tells when."""
         self._writer.request_commit()
 
+    def check_usable(self) -> None:
+        """Raise what `append` would: ForkedError, PoisonedError, ClosedError; or return."""
+        self._writer.check_usable()
+
     def notify_on(self, event_descriptor: int) -> None:
         """Add 1 to this eventfd whenever the durable LSN advances; -1 ends it."""
         self._writer.notify_on(event_descriptor)

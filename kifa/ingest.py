@@ -1,0 +1,276 @@
+"""Joins the sources to the log: frames what they read, commits it, and tells each sender.
+
+    source reads a chunk -> frame -> (round ends) commit -> durable -> answers
+
+Whatever was framed while a group synced is the next group. A little is committed by this thread itself, which is the
+shortest way to an acknowledgement; more goes to the log's committer, so that reading and framing go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from kifa._lines import LineBuffer
+from kifa._wal import OVERSIZE, format_acks
+from kifa.engine import Log
+from kifa.errors import EntryTooLargeError, NoSpaceError
+from kifa.event_loop import EDGE, READABLE, EventLoop, Timer
+
+log = logging.getLogger(__name__)
+
+INLINE_COMMIT_SIZE_BYTES = 64 * 1024
+NORMAL_PENDING_LIMIT = 50
+NORMAL_DELAY_SECONDS = 0.1
+SPACE_RETRY_SECONDS = 0.25
+
+
+class Source(Protocol):
+    """What reads entries from somewhere."""
+
+    def stop(self) -> None:
+        """Read no more; store what was read."""
+
+    def close(self) -> None:
+        """Let go of everything; the answers were sent."""
+
+
+class Answers:
+    """What one sender is to be told, in the order of its lines."""
+
+    def __init__(self) -> None:
+        self._pending: deque[list[int] | bytes] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._pending)
+
+    def stored(self, first_lsn: int, count: int) -> None:
+        """``count`` lines got LSNs from ``first_lsn`` on; they are acknowledged when they are durable."""
+        last = self._pending[-1] if self._pending else None
+        if isinstance(last, list) and last[0] + last[1] == first_lsn:
+            last[1] += count
+        else:
+            self._pending.append([first_lsn, count])
+
+    def refused(self, reason: str) -> None:
+        """A line was not stored."""
+        self._pending.append(f"ERR {reason}\n".encode())
+
+    def take(self, durable_lsn: int) -> bytes:
+        """Return the answers that can be given now."""
+        ready: list[bytes] = []
+        while self._pending:
+            head = self._pending[0]
+            if isinstance(head, bytes):
+                ready.append(head)
+            else:
+                count = min(head[1], durable_lsn - head[0] + 1)
+                if count <= 0:
+                    break
+                ready.append(format_acks(head[0], count))
+                if count < head[1]:
+                    head[0] += count
+                    head[1] -= count
+                    break
+            self._pending.popleft()
+        return b"".join(ready)
+
+
+class Ingest:
+    """The daemon's one thread of control."""
+
+    def __init__(self, store: Log, loop: EventLoop) -> None:
+        self.store = store
+        self.loop = loop
+        self.refused = 0
+        """Lines that a source refused, or lost; they end in the summary and the exit code."""
+        self.lost = 0
+        self._framed_bytes = 0
+        self._requested_lsn = store.last_lsn
+        self._awaiting: dict[Answers, Callable[[bytes], None]] = {}
+        self._blocked: dict[object, Callable[[], None]] = {}
+        self._full_until = 0.0
+        self._is_full = False
+        self._commit_timer: Timer | None = None
+        self._durable_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Edge-triggered: it is never read, each addition is an event of its own.
+        loop.add(self._durable_event, READABLE | EDGE, lambda _events: store.check_usable())
+        store.notify_on(self._durable_event)
+        store.start_committer()
+
+    # ---- from the sources ----------------------------------------------------------------------------------
+
+    def answer_through(self, answers: Answers, send: Callable[[bytes], None]) -> None:
+        """Give what is ready of ``answers`` to ``send`` at the end of this round and later ones."""
+        self._awaiting[answers] = send
+
+    def forget(self, answers: Answers) -> None:
+        """The sender has gone."""
+        self._awaiting.pop(answers, None)
+
+    def store_lines(
+        self,
+        lines: LineBuffer,
+        answers: Answers | None = None,
+        checkpoint: tuple[str, Callable[[], Any]] | None = None,
+        name: str = "",
+    ) -> bool:
+        """Frame all whole lines that ``lines`` holds.
+
+        Args:
+            answers: told of each line; without, nobody is.
+            checkpoint: key and current position of the source, stored in the same group as the lines.
+
+        Returns:
+            Whether all were stored or refused. If not, the disk is full: wait with `wait_for_space`.
+        """
+        before = lines.pending_bytes
+        try:
+            while True:
+                if self._is_known_full():
+                    return self._refuse_lines(lines, answers)
+                try:
+                    first, count, reason, size = self.store.frame_lines(
+                        lines, checkpoint is not None
+                    )
+                    if checkpoint is not None and (count or reason == OVERSIZE):
+                        self.store.frame_source_checkpoint(checkpoint[0], checkpoint[1]())
+                except NoSpaceError as error:
+                    self._note_full(error)
+                    continue
+                self._note_space()
+                if count and answers is not None:
+                    answers.stored(first, count)
+                if reason == OVERSIZE:
+                    self._refuse(f"line of {size} bytes is too long", answers, name)
+                elif reason == 0:
+                    return True
+        finally:
+            self._framed_bytes += before - lines.pending_bytes
+
+    def store_entry(self, data: bytes, answers: Answers | None = None, name: str = "") -> bool:
+        """Frame one entry; as `store_lines`."""
+        if not self._is_known_full():
+            try:
+                lsn = self.store.frame_entry(data)
+            except NoSpaceError as error:
+                self._note_full(error)
+            except EntryTooLargeError:
+                self._refuse(f"entry of {len(data)} bytes is too long", answers, name)
+                return True
+            else:
+                self._note_space()
+                self._framed_bytes += len(data)
+                if answers is not None:
+                    answers.stored(lsn, 1)
+                return True
+        if answers is None:
+            return False
+        self._refuse("no space", answers, "")
+        return True
+
+    def refuse(self, reason: str, answers: Answers | None, name: str) -> None:
+        """A line cannot be stored, ever."""
+        self._refuse(reason, answers, name)
+
+    def wait_for_space(self, source: object, retry: Callable[[], None]) -> None:
+        """Call ``retry`` when there may be space again; ``source`` reads nothing until then."""
+        self._blocked[source] = retry
+        if len(self._blocked) == 1:
+            self.loop.call_later(SPACE_RETRY_SECONDS, self._retry_blocked)
+
+    def _retry_blocked(self) -> None:
+        blocked, self._blocked = self._blocked, {}
+        self._full_until = 0.0
+        for retry in blocked.values():
+            retry()
+
+    def _refuse(self, reason: str, answers: Answers | None, name: str) -> None:
+        self.refused += 1
+        if name:
+            log.warning("%s: refused: %s", name, reason)
+        if answers is not None:
+            answers.refused(reason)
+
+    def _refuse_lines(self, lines: LineBuffer, answers: Answers | None) -> bool:
+        if answers is None:
+            return False
+        for _ in range(lines.refuse()):
+            self._refuse("no space", answers, "")
+        return True
+
+    # ---- disk full -----------------------------------------------------------------------------------------
+
+    def _is_known_full(self) -> bool:
+        return self._full_until > 0.0 and time.monotonic() < self._full_until
+
+    def _note_full(self, error: NoSpaceError) -> None:
+        # So that a flood of lines does not try to create a segment for each.
+        self._full_until = time.monotonic() + SPACE_RETRY_SECONDS
+        if not self._is_full:
+            self._is_full = True
+            log.error("%s", error)
+
+    def _note_space(self) -> None:
+        self._full_until = 0.0
+        if self._is_full:
+            self._is_full = False
+            log.warning("there is space again")
+
+    # ---- rounds --------------------------------------------------------------------------------------------
+
+    def run_round(self) -> None:
+        """Wait for events, commit what they brought, send the answers that are due.
+
+        Raises:
+            PoisonedError: a sync failed; nothing more is answered.
+        """
+        self.loop.run_once()
+        self._commit()
+        self._answer()
+
+    def drain(self) -> None:
+        """Make everything framed durable and answer it."""
+        self.store.sync()
+        self._answer()
+
+    def _commit(self) -> None:
+        last = self.store.last_lsn
+        if last == self._requested_lsn:
+            return
+        durable = self.store.durable_lsn
+        if self.store.flush_mode == "normal" and last - durable < NORMAL_PENDING_LIMIT:
+            if self._commit_timer is None:
+                self._commit_timer = self.loop.call_later(NORMAL_DELAY_SECONDS, self._commit_old)
+            return
+        if self._framed_bytes < INLINE_COMMIT_SIZE_BYTES and self._requested_lsn <= durable:
+            self.store.sync()
+        else:
+            self.store.request_commit()
+        self._requested_lsn = last
+        self._framed_bytes = 0
+
+    def _commit_old(self) -> None:
+        self._commit_timer = None
+        self.store.request_commit()
+        self._requested_lsn = self.store.last_lsn
+
+    def _answer(self) -> None:
+        if not self._awaiting:
+            return
+        durable = self.store.durable_lsn
+        for answers, send in list(self._awaiting.items()):
+            if answers:
+                data = answers.take(durable)
+                if data:
+                    send(data)
+
+    def close(self) -> None:
+        """Stop listening to the log."""
+        self.store.notify_on(-1)
+        self.loop.remove(self._durable_event)
+        os.close(self._durable_event)

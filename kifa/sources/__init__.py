@@ -1,0 +1,1 @@
+"""Where entries come from; each kind is a module, imported when it is configured."""

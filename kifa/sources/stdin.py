@@ -1,0 +1,142 @@
+"""Lines of standard input, answered on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+from collections.abc import Callable
+
+from kifa._lines import LineBuffer
+from kifa.event_loop import READABLE, WRITABLE
+from kifa.ingest import Answers, Ingest
+
+log = logging.getLogger(__name__)
+
+STANDARD_INPUT = 0
+STANDARD_OUTPUT = 1
+PIPE_SIZE_BYTES = 1 << 20
+# A pipe that is writable takes this much without blocking, and its flags, shared with others, stay as they are.
+PIPE_WRITE_SIZE_BYTES = 4096
+MAX_UNREAD_ANSWERS_BYTES = 1 << 20
+CLOSE_TIMEOUT_MS = 2000
+
+
+class StandardInput:
+    """Reads until the end of standard input. Unread answers beyond a bound hold up only this source."""
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        *,
+        ack: bool,
+        max_line_size_bytes: int,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._ingest = ingest
+        self._lines = LineBuffer(max_line_size_bytes)
+        self._answers = Answers() if ack else None
+        self._on_end = on_end
+        self._out = bytearray()
+        self._reading = False
+        self._ended = False
+        self._blocked = False
+        self._writing = False
+        with contextlib.suppress(OSError):  # it is no pipe
+            fcntl.fcntl(STANDARD_INPUT, fcntl.F_SETPIPE_SZ, PIPE_SIZE_BYTES)
+        if self._answers is not None:
+            ingest.answer_through(self._answers, self._send)
+        self._resume()
+
+    def _resume(self) -> None:
+        wanted = not (self._ended or self._blocked or len(self._out) > MAX_UNREAD_ANSWERS_BYTES)
+        if wanted and not self._reading:
+            self._ingest.loop.add(STANDARD_INPUT, READABLE, self._on_readable)
+        elif self._reading and not wanted:
+            self._ingest.loop.remove(STANDARD_INPUT)
+        self._reading = wanted
+
+    def _on_readable(self, _events: int) -> None:
+        try:
+            size = self._lines.read_from(STANDARD_INPUT)
+        except BlockingIOError:
+            return
+        if size == 0:
+            self._end()
+        self._store()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._lines.finish()
+
+    def _store(self) -> None:
+        stored = self._ingest.store_lines(self._lines, self._answers, name="stdin")
+        self._blocked = not stored
+        if self._blocked:
+            self._ingest.wait_for_space(self, self._store)
+        self._resume()
+        if self._ended and stored:
+            self._on_end()
+
+    def _send(self, data: bytes) -> None:
+        self._out += data
+        self._write()
+        self._resume()
+
+    def _write(self) -> None:
+        poll = select.poll()
+        poll.register(STANDARD_OUTPUT, select.POLLOUT)
+        sent = 0
+        with memoryview(self._out) as view:
+            try:
+                while sent < len(view) and poll.poll(0):
+                    sent += os.write(STANDARD_OUTPUT, view[sent : sent + PIPE_WRITE_SIZE_BYTES])
+            except BlockingIOError:
+                pass
+            except BrokenPipeError:
+                self._drop_answers()
+                return
+        del self._out[:sent]
+        self._await_writable(bool(self._out))
+
+    def _await_writable(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._ingest.loop.add(STANDARD_OUTPUT, WRITABLE, self._on_writable)
+        elif self._writing and not wanted:
+            self._ingest.loop.remove(STANDARD_OUTPUT)
+        self._writing = wanted
+
+    def _on_writable(self, _events: int) -> None:
+        self._write()
+        self._resume()
+
+    def _drop_answers(self) -> None:
+        log.warning("nobody reads the answers on standard output any more; going on without")
+        assert self._answers is not None
+        self._ingest.forget(self._answers)
+        self._answers = None
+        self._out = bytearray()
+        self._await_writable(False)
+
+    def stop(self) -> None:
+        """Read no more; a half line is stored too, but where its sender would see that it was not acknowledged."""
+        if self._ended:
+            return
+        self._ended = True
+        self._resume()
+        if self._answers is None:
+            self._lines.finish()
+        if not self._ingest.store_lines(self._lines, self._answers, name="stdin"):
+            self._ingest.lost += self._lines.refuse()
+
+    def close(self) -> None:
+        """Give the answers that are left, as long as somebody reads them."""
+        while self._out and self._answers is not None:
+            poll = select.poll()
+            poll.register(STANDARD_OUTPUT, select.POLLOUT)
+            if not poll.poll(CLOSE_TIMEOUT_MS):
+                log.warning("nobody reads the answers on standard output: some are not given")
+                return
+            self._write()
