@@ -16,12 +16,14 @@ without the GIL, so the two cannot deadlock. Only the thread that set `in_flight
 
 import os
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
+from kifa._batch cimport EntryBatch
 from kifa._layout cimport (
     BLOCK_SIZE, FLAG_GROUP_END, FLAG_GROUP_START, MAX_ENTRY_SIZE, MAX_GROUP_SIZE, RECORD_OVERHEAD,
     SEGMENT_DATA_OFFSET, TYPE_CLOCK_STEP, TYPE_CLOSE, TYPE_ENTRY,
@@ -235,13 +237,16 @@ cdef class LogWriter:
 
     # ---- segments ----------------------------------------------------------------------------------------------
 
-    def use_segment(self, int descriptor, uint64_t salt, uint64_t size_bytes):
-        """Write the following groups to this segment, whose header and name are durable. No group may be open."""
+    def use_segment(self, int descriptor, uint64_t salt, uint64_t size_bytes, uint64_t end_offset):
+        """Write the following groups to this segment, from ``end_offset`` on. Its header and name are durable.
+
+        No group may be open.
+        """
         assert self.groups[self.open_index].records == 0, "a group never spans segments"
         self.descriptor = descriptor
         self.salt = salt
         self.segment_size = size_bytes
-        self.segment_offset = SEGMENT_DATA_OFFSET
+        self.segment_offset = end_offset
         self.half_full = False
 
     def quiesce(self):
@@ -936,6 +941,41 @@ cdef int write_and_sync(int descriptor, const uint8_t *data, size_t size, uint64
         if errno != EINTR:
             return errno
     return 0
+
+
+def frame_group(EntryBatch batch not None, list controls, uint64_t salt):
+    """Return one whole group, padded, with the entries of ``batch`` and control records (type, timestamp in ms, data).
+
+    This is how recovery writes the last group again, in another segment.
+    """
+    cdef Py_ssize_t index
+    cdef size_t size = 0
+    cdef size_t last = 0
+    cdef uint64_t last_lsn = batch.first_lsn + <uint64_t>batch.count - 1
+    cdef uint8_t flags = FLAG_GROUP_START
+    cdef bytes data
+    assert batch.count, "a group without entries needs no second copy"
+    for index in range(batch.count):
+        size += RECORD_OVERHEAD + batch.lengths[index]
+    size += sum(RECORD_OVERHEAD + len(item[2]) for item in controls)
+    out = bytearray((size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE)
+    cdef uint8_t *base = <uint8_t *>PyByteArray_AS_STRING(out)
+    size = 0
+    for index in range(batch.count):
+        last = size
+        size += frame_record(
+            base + size, batch.base + batch.offsets[index], batch.lengths[index], flags, TYPE_ENTRY,
+            batch.first_lsn + <uint64_t>index, batch.timestamps[index], salt,
+        )
+        flags = 0
+    for kind, timestamp_ms, data in controls:
+        last = size
+        size += frame_record(
+            base + size, <const uint8_t *><char *>data, <uint32_t>len(data), 0, kind, last_lsn, timestamp_ms, salt
+        )
+    base[last + 4] |= FLAG_GROUP_END
+    seal_header(base + last, salt)
+    return out
 
 
 def format_acks(uint64_t first_lsn, uint64_t count):

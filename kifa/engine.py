@@ -24,6 +24,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,13 +32,13 @@ from typing import Any, Self
 from kifa import compaction, control
 from kifa._lines import LineBuffer
 from kifa._memtable import Memtable
-from kifa._wal import LogWriter, SegmentFull
+from kifa._wal import LogWriter, SegmentFull, frame_group
 from kifa.errors import Damage, DamagedError, KifaError, NoSpaceError, UsageError
 from kifa.fs import WriterLock, make_directory_durably
 from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
-from kifa.recovery import recover
+from kifa.recovery import LastGroup, recover
 from kifa.segment_pool import SegmentPool
-from kifa.segments import FLUSH_MODES, WAL_DIRECTORY
+from kifa.segments import DATA_OFFSET, FLUSH_MODES, WAL_DIRECTORY
 from kifa.sstable import Table
 from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, TableMetadata
 from kifa.sstable_writer import concatenate_tables, write_table
@@ -145,7 +146,7 @@ class Log:
         self._threads: list[threading.Thread] = []
         self._process_id = os.getpid()
         self._descriptor = -1
-        self._rotate_to(0)
+        self._rotate_to(0, recovered.unproven)
         if (
             len(self._pool.live) > MAX_LIVE_SEGMENTS
             or ends_before_next
@@ -218,9 +219,17 @@ class Log:
             self._writer.request_freeze()
         self._writer.wake_background()
 
-    def _rotate_to(self, min_size_bytes: int) -> None:
-        segment = self._pool.rotate(self._writer.last_lsn + 1, self._mode, min_size_bytes)
-        self._writer.use_segment(segment.descriptor, segment.salt, segment.size_bytes)
+    def _rotate_to(self, min_size_bytes: int, again: LastGroup | None = None) -> None:
+        first_lsn = self._writer.last_lsn + 1
+        first_group: Callable[[int], bytearray] | None = None
+        if again is not None:
+            first_lsn = again.entries.first_lsn
+            first_group = partial(frame_group, again.entries, again.controls)
+            min_size_bytes = DATA_OFFSET + len(first_group(0))
+        segment = self._pool.rotate(first_lsn, self._mode, min_size_bytes, first_group)
+        self._writer.use_segment(
+            segment.descriptor, segment.salt, segment.size_bytes, segment.end_offset
+        )
         self._writer.resume()
         if self._descriptor >= 0:
             os.close(self._descriptor)

@@ -46,6 +46,18 @@ log = logging.getLogger(__name__)
 MAX_RECOVERED_MEMTABLES = 2
 
 
+@dataclass(frozen=True, slots=True)
+class LastGroup:
+    """The last group of a log that was not closed, which nothing on disk proves to be durable.
+
+    Its sync may have failed, and then no later one need write it, though it can be read. So it is written once more.
+    ``controls`` are (type, timestamp in ms, data).
+    """
+
+    entries: EntryBatch
+    controls: list[tuple[int, int, bytes]]
+
+
 @dataclass(slots=True)
 class Recovered:
     """What the writer starts from."""
@@ -60,6 +72,7 @@ class Recovered:
     live: list[LiveSegment] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     torn_tail: Damage | None = None
+    unproven: LastGroup | None = None
 
     @property
     def checkpoint_lsn(self) -> int:
@@ -175,6 +188,7 @@ def _recover_log(
         for batch in _batches_above(survey, checkpoint):
             _recover_batch(store, state, batch, memtable_threshold_bytes)
         state.torn_tail = survey.torn_tail
+        state.unproven = _unproven_group(survey)
         _recover_controls(state, survey)
         state.damage.extend(_lost_for_good(survey.damage, _ranges(state.tables)))
         state.live = [
@@ -241,6 +255,18 @@ def _recover_batch(
 
 def _write_table(store: Path, store_id: bytes, batches: list[EntryBatch]) -> TableInfo:
     return write_table(store / TABLE_DIRECTORY, store_id, batches, TableMetadata())
+
+
+def _unproven_group(survey: LogSurvey) -> LastGroup | None:
+    view = survey.views[-1] if survey.views else None
+    if view is None or view.scanner is None or view.last_group is None or survey.closed:
+        return None
+    if not view.last_group.entries or survey.end_may_be_lost:
+        return None
+    controls = view.scanner.read_controls(view.last_group)
+    return LastGroup(
+        view.read(view.last_group), [(kind, at, data) for kind, _, at, data in controls]
+    )
 
 
 def _recover_controls(state: Recovered, survey: LogSurvey) -> None:

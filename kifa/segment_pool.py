@@ -2,7 +2,7 @@
 
 What is on disk if power goes between the steps of a rotation:
 
-    spare: write header | sync | rename to its first LSN | sync directory
+    spare: write header (and, in recovery, a group) | sync | rename to its first LSN | sync directory
     ^ a spare, nothing in it counts ^               ^ spare or empty segment ^ the empty segment
 
 and of recycling, which is for segments of which every LSN is in a published table:
@@ -32,7 +32,6 @@ from kifa.fs import list_names, rename_durably, sync_directory, temporary_path
 from kifa.manifest import ManifestSegment
 from kifa.segments import (
     BLOCK_SIZE,
-    DATA_OFFSET,
     SPARE_SUFFIX,
     WAL_DIRECTORY,
     SegmentHeader,
@@ -64,6 +63,7 @@ class OpenSegment:
     descriptor: int
     salt: int
     size_bytes: int
+    end_offset: int  # where the next group goes
 
 
 class SegmentPool:
@@ -109,11 +109,18 @@ class SegmentPool:
             for s in self.live
         )
 
-    def rotate(self, first_lsn: int, flush_mode: str, min_size_bytes: int = 0) -> OpenSegment:
+    def rotate(
+        self,
+        first_lsn: int,
+        flush_mode: str,
+        min_size_bytes: int = 0,
+        first_group: Callable[[int], bytearray] | None = None,
+    ) -> OpenSegment:
         """Bring a segment for ``first_lsn`` and what follows into use: durable header, durable name.
 
         Args:
             min_size_bytes: more than the configured size where one entry needs it.
+            first_group: makes a group for a salt; it is durable in the segment before that has its name.
 
         Raises:
             NoSpaceError: there is no spare and no room for a new segment. Nothing has changed.
@@ -141,11 +148,9 @@ class SegmentPool:
                 time.clock_gettime_ns(time.CLOCK_BOOTTIME),
                 flush_mode,
             )
-            # Anonymous memory is page-aligned, as O_DIRECT wants it.
-            with mmap.mmap(-1, DATA_OFFSET) as blocks:
-                blocks[:] = header.encode() * 2
-                written = os.pwrite(descriptor, blocks, 0)
-            assert written == DATA_OFFSET, "a header is two blocks"
+            content = header.encode() * 2 + (first_group(salt) if first_group else b"")
+            assert len(content) <= size_bytes, "a group never spans segments"
+            _write_aligned(descriptor, content)
             os.fsync(descriptor)
             rename_durably(path, target)
         except BaseException:
@@ -159,7 +164,7 @@ class SegmentPool:
             if self._live and self._live[-1].first_lsn == first_lsn:
                 self._live.pop()  # it held no entry, and the rename replaced it
             self._live.append(LiveSegment(target, first_lsn, self._sequence, size_bytes))
-        return OpenSegment(descriptor, salt, size_bytes)
+        return OpenSegment(descriptor, salt, size_bytes, len(content))
 
     def prepare_spare(self, abandon: Callable[[], bool]) -> None:
         """Make one spare with written blocks: a sync into those is half as dear as into unwritten ones.
@@ -273,6 +278,16 @@ class SegmentPool:
                 self._allocates = False
                 log.info("%s: no fallocate here; writing zeros instead", self._directory)
         return False
+
+
+def _write_aligned(descriptor: int, content: bytes | bytearray) -> None:
+    """Write whole blocks at the start of a file that was perhaps opened with O_DIRECT."""
+    blocks = mmap.mmap(-1, len(content))  # anonymous memory is page-aligned
+    blocks[:] = bytes(content)
+    view = memoryview(blocks)
+    offset = 0
+    while offset < len(content):
+        offset += os.pwrite(descriptor, view[offset:], offset)
 
 
 def _fill_with_zeros(descriptor: int, size_bytes: int, abandon: Callable[[], bool]) -> bool:

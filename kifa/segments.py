@@ -203,6 +203,7 @@ class SegmentView:
     )
     damage: list[Damage] = field(default_factory=list)
     scanner: SegmentScanner | None = None
+    last_group: Extent | None = None  # if it is complete
 
     @property
     def last_lsn(self) -> int:
@@ -357,6 +358,7 @@ def _judge_segment(
     if not file.unchanged():
         raise SegmentChanged(file.name)
     log.closed = survey.closed
+    view.last_group = survey.last_group
     _take_what_counts(log, view, survey)
     _name_missing(log, view, survey, following)
     missing_bytes = file.header.size_bytes - file.file_size_bytes

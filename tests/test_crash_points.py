@@ -103,7 +103,7 @@ def check(store: Path, acked: int) -> None:
     for expected, (lsn, data) in enumerate(after, start=1):
         assert lsn == expected
         assert data.split()[0] == b"%d" % lsn
-    leftovers = [path for path in store.rglob("*.tmp")]
+    leftovers = list(store.rglob("*.tmp"))
     assert not leftovers
 
 
