@@ -16,6 +16,7 @@ from kifa.errors import (
     ConfigError,
     Damage,
     DamagedError,
+    EntryRefusedError,
     EntryTooLargeError,
     ExitCode,
     ForkedError,
@@ -30,6 +31,8 @@ from kifa.errors import (
 
 if TYPE_CHECKING:
     from kifa._batch import Entry
+    from kifa.client import Client
+    from kifa.client import Client as connect
     from kifa.engine import Log
     from kifa.engine import Log as open
     from kifa.query import Reader
@@ -38,11 +41,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Client",
     "ClosedError",
     "ConfigError",
     "Damage",
     "DamagedError",
     "Entry",
+    "EntryRefusedError",
     "EntryTooLargeError",
     "ExitCode",
     "ForkedError",
@@ -55,12 +60,15 @@ __all__ = [
     "Reader",
     "UnwritableError",
     "UsageError",
+    "connect",
     "open",
     "reader",
 ]
 
 # Loaded on first use: a command that only reads need not load the writer, nor `kifa --version` either.
 _LAZY = {
+    "Client": ("kifa.client", "Client"),
+    "connect": ("kifa.client", "Client"),
     "Entry": ("kifa._batch", "Entry"),
     "Log": ("kifa.engine", "Log"),
     "open": ("kifa.engine", "Log"),

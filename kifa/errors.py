@@ -143,6 +143,16 @@ class EntryTooLargeError(KifaError):
     exit_code = ExitCode.REFUSED
 
 
+class EntryRefusedError(KifaError):
+    """The daemon refused a line. ``lsns`` are those of the lines sent with it, None for what was refused."""
+
+    exit_code = ExitCode.REFUSED
+
+    def __init__(self, reason: str, lsns: list[int | None]) -> None:
+        super().__init__(f"the daemon refused the entry: {reason}")
+        self.lsns = lsns
+
+
 class ClosedError(KifaError):
     """The log was closed."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import kifa
 from tests.daemons import DEADLINE_SECONDS, data_of, read_until, start
 
 
@@ -42,7 +43,7 @@ def receive(peer: socket.socket, size: int) -> bytes:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_a_line_may_come_in_pieces(host: str, tmp_path: Path) -> None:
-    with listening(tmp_path, "--tcp", f"{host}:0", "--ack") as (_, (port,)):
+    with listening(tmp_path, "--tcp", f"{host}:0", "--ack") as (_, (port,)):  # noqa: SIM117
         with socket.create_connection((host.strip("[]"), port)) as peer:
             for piece in (b"he", b"l", b"lo\r", b"\n\xff", b"\nlast"):
                 peer.sendall(piece)
@@ -141,3 +142,19 @@ def test_every_datagram_of_a_burst_is_stored_or_counted(tmp_path: Path) -> None:
     entries = data_of(tmp_path)
     assert len(entries) + lost == 5001
     assert len(set(entries)) == len(entries)
+
+
+def test_the_client_of_the_package(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    options = ("--tcp", "127.0.0.1:0", "--unix", path, "--ack", "--max-line-size-bytes", 10)
+    with listening(tmp_path / "store", *options) as (_, (port,)):
+        with kifa.connect(f"127.0.0.1:{port}") as client:
+            assert client.send(b"one") == 1
+            assert client.send_many([b"%d" % n for n in range(5000)]) == list(range(2, 5002))
+            with pytest.raises(kifa.EntryRefusedError, match="11 bytes") as caught:
+                client.send_many([b"a", b"x" * 11, b"b"])
+            assert caught.value.lsns == [5002, None, 5003]
+            with pytest.raises(kifa.UsageError):
+                client.send(b"two\nlines")
+        with kifa.connect(str(path)) as client:
+            assert client.send(b"") == 5004
