@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kifa.config import SETTINGS, load_config, parse_address
-from kifa.errors import ConfigError
+from kifa.errors import ConfigError, ExitCode
 
 # For each setting: a value of the file, the text of a variable and an option, all different from the default.
 SAMPLES: dict[str, tuple[Any, str, Any]] = {
@@ -114,3 +115,10 @@ def test_addresses() -> None:
     for wrong in ("", "5514", "h:", "h:x", "h:65536"):
         with pytest.raises(ValueError, match="no address"):
             parse_address(wrong)
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rows = re.findall(r"^\| ([\d, ]+) \|", readme.partition("| exit code |")[2], re.MULTILINE)
+    listed = {int(code) for row in rows for code in row.split(",")}
+    assert listed == set(ExitCode)

@@ -17,8 +17,11 @@ from tests.daemons import DEADLINE_SECONDS, data_of, read_until, start
 
 
 def pipe(store: Path, data: bytes, *options: object) -> tuple[int, bytes, bytes]:
-    process = start(store, "--stdin", *options)
-    out, errors = process.communicate(data, DEADLINE_SECONDS)
+    with start(store, "--stdin", *options) as process:
+        try:
+            out, errors = process.communicate(data, DEADLINE_SECONDS)
+        finally:
+            process.kill()
     return process.returncode, out, errors
 
 
