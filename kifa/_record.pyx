@@ -7,7 +7,8 @@ judges them (docs/FORMAT.md, "Reading a segment"); `SegmentScanner.read` then de
 import os
 from dataclasses import dataclass, field
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -19,8 +20,8 @@ from kifa._layout cimport (
     RECORD_HEAD_SIZE, RECORD_OVERHEAD, SEGMENT_DATA_OFFSET, TYPE_CLOSE, TYPE_ENTRY,
 )
 from kifa._record cimport (
-    RECORD_DAMAGED, RECORD_INCOMPLETE, RECORD_INVALID, RECORD_VALID, Record, RecordState, header_is_valid,
-    load_u64, parse_record,
+    RECORD_DAMAGED, RECORD_INCOMPLETE, RECORD_INVALID, RECORD_VALID, Record, RecordState, frame_record,
+    header_is_valid, parse_record, seal_header,
 )
 
 cdef extern from "<unistd.h>" nogil:
@@ -411,3 +412,38 @@ cdef void decode_entries(EntryBatch batch, size_t size, uint64_t salt) noexcept 
         offset += RECORD_OVERHEAD + record.length
         if record.flags & FLAG_GROUP_END:
             offset = round_up_to_block(offset)
+
+
+def frame_group(EntryBatch batch not None, list controls, uint64_t salt):
+    """Return one whole group, padded, with the entries of ``batch`` and control records (type, timestamp in ms, data).
+
+    This is how recovery writes the last group again, in another segment.
+    """
+    cdef Py_ssize_t index
+    cdef size_t size = 0
+    cdef size_t last = 0
+    cdef uint64_t last_lsn = batch.first_lsn + <uint64_t>batch.count - 1
+    cdef uint8_t flags = FLAG_GROUP_START
+    cdef bytes data
+    assert batch.count, "a group without entries needs no second copy"
+    for index in range(batch.count):
+        size += RECORD_OVERHEAD + batch.lengths[index]
+    size += sum(RECORD_OVERHEAD + len(item[2]) for item in controls)
+    out = bytearray((size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE)
+    cdef uint8_t *base = <uint8_t *>PyByteArray_AS_STRING(out)
+    size = 0
+    for index in range(batch.count):
+        last = size
+        size += frame_record(
+            base + size, batch.base + batch.offsets[index], batch.lengths[index], flags, TYPE_ENTRY,
+            batch.first_lsn + <uint64_t>index, batch.timestamps[index], salt,
+        )
+        flags = 0
+    for kind, timestamp_ms, data in controls:
+        last = size
+        size += frame_record(
+            base + size, <const uint8_t *><char *>data, <uint32_t>len(data), 0, kind, last_lsn, timestamp_ms, salt
+        )
+    base[last + 4] |= FLAG_GROUP_END
+    seal_header(base + last, salt)
+    return out

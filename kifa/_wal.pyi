@@ -1,15 +1,12 @@
 from _typeshed import ReadableBuffer
 
-from kifa._batch import EntryBatch
+from kifa._group import SegmentFull as SegmentFull
 from kifa._lines import LineBuffer
 from kifa._memtable import Memtable
 
-NORMAL_MAX_DELAY_SECONDS: float
 DRAINED: int
 OVERSIZE: int
 GROUP_FULL: int
-
-class SegmentFull(Exception): ...
 
 class LogWriter:
     def __init__(
@@ -64,8 +61,3 @@ class LogWriter:
     def flushable(self) -> list[Memtable]: ...
     def release(self, count: int) -> None: ...
     def flush_failed(self, error: int) -> None: ...
-
-def frame_group(
-    batch: EntryBatch, controls: list[tuple[int, int, bytes]], salt: int
-) -> bytearray: ...
-def format_acks(first_lsn: int, count: int) -> bytes: ...

@@ -32,7 +32,8 @@ from typing import Any, Self
 from kifa import compaction, control
 from kifa._lines import LineBuffer
 from kifa._memtable import Memtable
-from kifa._wal import LogWriter, SegmentFull, frame_group
+from kifa._record import frame_group
+from kifa._wal import LogWriter, SegmentFull
 from kifa.errors import Damage, DamagedError, KifaError, NoSpaceError, UsageError
 from kifa.fs import WriterLock, make_directory_durably
 from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from kifa._format import format_acks
 from kifa._lines import LineBuffer
-from kifa._wal import OVERSIZE, format_acks
+from kifa._wal import OVERSIZE
 from kifa.engine import Log
 from kifa.errors import EntryTooLargeError, NoSpaceError
 from kifa.event_loop import EDGE, READABLE, EventLoop, Timer

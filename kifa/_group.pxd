@@ -1,0 +1,108 @@
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from kifa._memtable cimport Arena
+from kifa._platform cimport pthread_cond_t, pthread_mutex_t
+
+cdef struct Group:
+    uint8_t *buffer
+    size_t size             # bytes framed
+    size_t last_record      # offset of the record that will get GROUP_END
+    uint32_t entries
+    uint32_t records
+    uint32_t committers     # threads that wait for it
+    uint64_t serial         # groups are numbered in the order they are written
+    uint64_t last_lsn
+    int descriptor
+    uint64_t offset         # where in the segment it goes
+
+
+cdef enum:
+    MAX_FROZEN = 4          # memtables that wait for their flush; then writers wait
+
+
+cdef enum Status:
+    STATUS_OK = 0
+    STATUS_GROUP_FULL
+    STATUS_NEEDS_SEGMENT
+    STATUS_NEEDS_FLUSH
+    STATUS_POISONED
+    STATUS_NO_MEMORY
+    STATUS_NO_SPACE
+    STATUS_STOPPED
+    STATUS_TOO_LARGE
+
+
+cdef enum:
+    # A source checkpoint is bounded; `held` groups keep room for one.
+    CONTROL_MAX_SIZE = 8 * 1024
+
+
+cdef class GroupCommit:
+    cdef pthread_mutex_t mutex
+    cdef pthread_cond_t synced[2]       # by the parity of the group's serial
+    cdef pthread_cond_t committer_work
+    cdef pthread_cond_t room            # the open group was handed over, or a memtable was flushed
+    cdef pthread_cond_t gathered        # as many wait for the open group as were expected
+    cdef pthread_cond_t background_work
+    cdef int fork_generation
+    # The segment that the open group goes to.
+    cdef int descriptor
+    cdef uint64_t salt
+    cdef uint64_t segment_size
+    cdef uint64_t segment_offset
+    cdef bint segment_ready
+    cdef bint half_full
+    cdef size_t needed_size             # of the record that last did not fit
+    # Groups.
+    cdef Group groups[2]
+    cdef int open_index
+    cdef bint in_flight
+    cdef bint in_batch                  # one thread frames a batch; others wait
+    cdef bint held                      # a control record must come before the open group may close
+    cdef uint64_t synced_serial
+    cdef uint64_t requested_serial
+    cdef uint32_t expected_committers   # as many as waited for the last group and came while it was written
+    cdef double sync_seconds            # what the last one took
+    cdef double oldest_pending          # monotonic seconds when the open group got its first record
+    # Log position.
+    cdef uint64_t next_lsn
+    cdef uint64_t durable
+    cdef int poison
+    cdef long long clock_offset_ms
+    cdef bint clock_known
+    # Bounds and policy.
+    cdef size_t max_group_size
+    cdef uint32_t max_group_entries
+    cdef uint32_t pending_limit         # 0: each group is synced before its acks; else normal mode's 50
+    cdef size_t memtable_threshold
+    # Memtables.
+    cdef Arena *active
+    cdef Arena *frozen[MAX_FROZEN]
+    cdef int frozen_count
+    cdef Arena *spare_arena
+    cdef bint freeze_requested
+    cdef int flush_error
+    cdef bint background_woken
+    cdef bint stopping
+    cdef bint committer_running
+    cdef bint committer_stop
+    cdef int event_descriptor
+
+    cdef int frame(
+        self, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms, size_t reserve
+    ) noexcept nogil
+    cdef int open_group(self, uint64_t timestamp_ms) noexcept nogil
+    cdef void add_record(
+        self, Group *group, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms
+    ) noexcept nogil
+    cdef void lead(self) noexcept nogil
+    cdef int commit_through(self, uint64_t serial) noexcept nogil
+    cdef void gather(self) noexcept nogil
+    cdef void freeze_active(self) noexcept nogil
+    cdef int make_room(self, int status) noexcept nogil
+    cdef int hand_over(self) noexcept nogil
+    cdef uint64_t last_framed_serial(self) noexcept nogil
+    cdef int flushable_count(self) noexcept nogil
+    cdef int fail(self, int status) except -1
+    cdef int check_fork(self) except -1

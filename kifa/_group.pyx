@@ -1,0 +1,520 @@
+"""Group commit: frames records into the open group and makes groups durable, one at a time.
+
+    append -> frame (open group, memtable) -> lead (seal, write, sync) -> durable LSN -> whoever waits
+
+What is on disk if power goes between the steps of `lead`:
+
+    seal | write | sync | publish durable LSN
+    ^ nothing  ^ any sectors of one group: torn, so none of it counts  ^ the group; some know it  ^ everyone may know
+
+Group n + 1 is framed into the other buffer while group n is written, and written after its sync returned. A sync that
+fails poisons the writer: the state of the disk is unknown until recovery has read it.
+
+Locking: `mutex` guards everything. Nobody takes the GIL while holding it, and every wait for it or for a condition is
+without the GIL, so the two cannot deadlock. Only the thread that set `in_flight` writes.
+"""
+
+import os
+
+from libc.errno cimport EINTR, EIO, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from kifa._layout cimport (
+    BLOCK_SIZE, FLAG_GROUP_END, FLAG_GROUP_START, MAX_GROUP_SIZE, RECORD_OVERHEAD, SEGMENT_DATA_OFFSET,
+    TYPE_CLOCK_STEP, TYPE_CLOSE, TYPE_ENTRY,
+)
+from kifa._memtable cimport (
+    Arena, arena_add_control, arena_free, arena_last_lsn, arena_new, arena_reserve, arena_size,
+)
+from kifa._platform cimport (
+    aligned_buffer, boot_ms, cond_init, cond_wait_until, fdatasync, monotonic, pthread_cond_broadcast,
+    pthread_cond_signal, pthread_cond_wait, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pwrite, write,
+)
+from kifa._record cimport frame_record, seal_header, store_u64
+
+from kifa.errors import ClosedError, ForkedError, NoSpaceError, PoisonedError
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+
+    /* Counts forks in the child: a log that was opened under another count belongs to another process. */
+    static int kifa_fork_count = 0;
+    static void kifa_count_fork(void) { kifa_fork_count++; }
+    static int kifa_watch_forks(void) { return pthread_atfork(NULL, NULL, kifa_count_fork); }
+    """
+    int fork_count "kifa_fork_count"
+    int watch_forks "kifa_watch_forks"() nogil
+
+watch_forks()
+
+cdef enum:
+    # Control records of one group, beyond the bound for entries.
+    CONTROL_ROOM = 64 * 1024
+    CLOCK_STEP_RECORD_SIZE = 56
+    BUFFER_SIZE = MAX_GROUP_SIZE + BLOCK_SIZE + CONTROL_ROOM
+
+    CLOCK_STEP_MIN_MS = 1000
+    NORMAL_PENDING_LIMIT = 50
+
+NORMAL_MAX_DELAY_SECONDS = 0.1
+cdef double normal_max_delay = NORMAL_MAX_DELAY_SECONDS
+# What a thread needs to come back for its next entry: a wake-up, the interpreter's lock (measured: 10 to 40 us).
+cdef double return_seconds = 30e-6
+
+
+class SegmentFull(Exception):
+    """The next record does not fit the segment; the engine rotates and calls again."""
+
+
+cdef class GroupCommit:
+    """The open group, the group in flight, and who waits for them. `kifa._wal.LogWriter` puts entries into it.
+
+    It writes to the segment it was given by `use_segment`; where that is full, methods that frame raise
+    `SegmentFull`, and `kifa.engine` gives it the next one.
+    """
+
+    def __cinit__(self):
+        cdef int index
+        pthread_mutex_init(&self.mutex, NULL)
+        cond_init(&self.synced[0])
+        cond_init(&self.synced[1])
+        cond_init(&self.committer_work)
+        cond_init(&self.room)
+        cond_init(&self.gathered)
+        cond_init(&self.background_work)
+        self.fork_generation = fork_count
+        self.event_descriptor = -1
+        self.descriptor = -1
+        self.active = arena_new()
+        for index in range(2):
+            self.groups[index].buffer = <uint8_t *>aligned_buffer(BUFFER_SIZE)
+        if self.active == NULL or self.groups[0].buffer == NULL or self.groups[1].buffer == NULL:
+            raise MemoryError()
+
+    def __init__(
+        self, *, uint64_t next_lsn, size_t memtable_threshold_bytes, size_t max_group_size_bytes,
+        uint32_t max_group_entries, bint normal,
+    ):
+        """Start behind LSN ``next_lsn - 1``, all of which is durable."""
+        assert next_lsn >= 1 and 1 <= max_group_entries and BLOCK_SIZE <= max_group_size_bytes <= MAX_GROUP_SIZE
+        self.next_lsn = next_lsn
+        self.durable = next_lsn - 1
+        self.memtable_threshold = memtable_threshold_bytes
+        self.max_group_size = max_group_size_bytes
+        self.max_group_entries = max_group_entries
+        self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
+        self.groups[0].serial = 1
+        self.groups[0].last_lsn = self.durable
+
+    def __dealloc__(self):
+        cdef int index
+        free(self.groups[0].buffer)
+        free(self.groups[1].buffer)
+        arena_free(self.active)
+        arena_free(self.spare_arena)
+        for index in range(self.frozen_count):
+            arena_free(self.frozen[index])
+
+    @property
+    def durable_lsn(self) -> int:
+        """The highest LSN covered by a sync that returned success."""
+        return self.durable
+
+    @property
+    def last_lsn(self) -> int:
+        """The highest LSN given to an entry, durable or not."""
+        return self.next_lsn - 1
+
+    def check_usable(self):
+        """Raise ForkedError in a forked child, PoisonedError after a failed sync, ClosedError after `stop`."""
+        if self.fork_generation != fork_count:
+            raise ForkedError("this log was opened by the parent process; open it again after the fork")
+        if self.poison:
+            raise PoisonedError(
+                f"a sync of the log failed ({os.strerror(self.poison)}); nothing after LSN {self.durable} is"
+                " confirmed; check the disk, then open the log again to recover",
+                lsn=self.durable,
+            )
+        if self.stopping:
+            raise ClosedError("the log is closed")
+
+    cdef int check_fork(self) except -1:
+        if self.fork_generation != fork_count:
+            self.check_usable()
+        return 0
+
+    cdef int fail(self, int status) except -1:
+        if status == STATUS_NEEDS_SEGMENT or status == STATUS_GROUP_FULL:
+            raise SegmentFull
+        if status == STATUS_NO_MEMORY:
+            raise MemoryError()
+        if status == STATUS_NO_SPACE:
+            raise NoSpaceError(
+                f"the memtables are full and cannot be flushed ({os.strerror(self.flush_error)});"
+                " free some space, and it goes on"
+            )
+        self.check_usable()
+        raise AssertionError(f"status {status}")
+
+    def use_segment(self, int descriptor, uint64_t salt, uint64_t size_bytes, uint64_t end_offset):
+        """Write the following groups to this segment, from ``end_offset`` on. Its header and name are durable.
+
+        No group may be open.
+        """
+        assert self.groups[self.open_index].records == 0, "a group never spans segments"
+        self.descriptor = descriptor
+        self.salt = salt
+        self.segment_size = size_bytes
+        self.segment_offset = end_offset
+        self.half_full = False
+
+    def quiesce(self):
+        """Commit what is framed; until `resume`, nothing is framed or written. For the change of a segment."""
+        cdef int status = STATUS_OK
+        cdef Group *group
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            while not self.poison:
+                group = &self.groups[self.open_index]
+                if self.in_flight:
+                    pthread_cond_wait(&self.room, &self.mutex)
+                elif group.records:
+                    self.lead()
+                else:
+                    break
+            if self.poison:
+                status = STATUS_POISONED
+            else:
+                self.in_flight = True
+                self.segment_ready = False
+            pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK:
+            self.check_usable()
+
+    def resume(self):
+        """End `quiesce`."""
+        pthread_mutex_lock(&self.mutex)
+        self.in_flight = False
+        self.segment_ready = self.descriptor >= 0
+        pthread_cond_broadcast(&self.room)
+        pthread_cond_broadcast(&self.synced[0])
+        pthread_cond_broadcast(&self.synced[1])
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether the segment in use is more than half full, so that the next one should be prepared."""
+        return self.half_full
+
+    @property
+    def fits(self) -> bool:
+        """Whether the record that the last `SegmentFull` was raised for fits the segment now in use."""
+        return self.descriptor >= 0 and self.needed_size <= self.segment_size - self.segment_offset
+
+    @property
+    def needed_segment_size_bytes(self) -> int:
+        """The size of a segment that has room for the record that the last `SegmentFull` was raised for."""
+        return SEGMENT_DATA_OFFSET + (self.needed_size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
+
+    cdef int open_group(self, uint64_t timestamp_ms) noexcept nogil:
+        # The first record of a group; where the wall clock stepped, that is a record which says so.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef long long offset_ms = <long long>timestamp_ms - boot_ms()
+        cdef long long step_ms = offset_ms - self.clock_offset_ms
+        cdef uint8_t step[16]
+        group.descriptor = self.descriptor
+        group.offset = self.segment_offset
+        group.last_lsn = self.next_lsn - 1
+        self.oldest_pending = monotonic() if self.pending_limit else 0.0
+        if self.clock_known and (step_ms >= CLOCK_STEP_MIN_MS or step_ms <= -CLOCK_STEP_MIN_MS):
+            store_u64(step, timestamp_ms - <uint64_t>step_ms)
+            store_u64(step + 8, timestamp_ms)
+            if not arena_add_control(self.active, TYPE_CLOCK_STEP, group.last_lsn, step, 16):
+                return STATUS_NO_MEMORY
+            self.add_record(group, step, 16, TYPE_CLOCK_STEP, timestamp_ms)
+        self.clock_offset_ms = offset_ms
+        self.clock_known = True
+        return STATUS_OK
+
+    cdef void add_record(
+        self, Group *group, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms
+    ) noexcept nogil:
+        cdef uint8_t flags = FLAG_GROUP_START if group.records == 0 else 0
+        cdef uint64_t lsn = self.next_lsn if type == TYPE_ENTRY else self.next_lsn - 1
+        group.last_record = group.size
+        group.size += frame_record(
+            group.buffer + group.size, data, length, flags, type, lsn, timestamp_ms, self.salt
+        )
+        group.records += 1
+
+    cdef int frame(
+        self, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms, size_t reserve
+    ) noexcept nogil:
+        # Frames one record into the open group. `reserve` bytes must be left behind it. With the mutex.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef Arena *arena = self.active
+        cdef size_t size = RECORD_OVERHEAD + length
+        cdef size_t used = group.size if group.records else CLOCK_STEP_RECORD_SIZE
+        if self.poison:
+            return STATUS_POISONED
+        if self.stopping and type != TYPE_CLOSE:
+            return STATUS_STOPPED
+        if used + size + reserve > self.segment_size - self.segment_offset or not self.segment_ready:
+            self.needed_size = used + size + reserve
+            return STATUS_GROUP_FULL if group.records else STATUS_NEEDS_SEGMENT
+        if type == TYPE_ENTRY:
+            if group.entries and (
+                group.entries >= self.max_group_entries or used + size > self.max_group_size
+            ):
+                return STATUS_GROUP_FULL
+            if self.frozen_count == MAX_FROZEN and arena_size(arena) >= self.memtable_threshold:
+                return STATUS_NO_SPACE if self.flush_error else STATUS_NEEDS_FLUSH
+            if not arena_reserve(arena, length):
+                return STATUS_NO_MEMORY
+        elif used + size + reserve > BUFFER_SIZE:
+            return STATUS_GROUP_FULL
+        elif not arena_add_control(arena, type, self.next_lsn - 1, data, length):
+            return STATUS_NO_MEMORY
+        if group.records == 0 and self.open_group(timestamp_ms) != STATUS_OK:
+            return STATUS_NO_MEMORY
+        self.add_record(group, data, length, type, timestamp_ms)
+        if type == TYPE_ENTRY:
+            if arena.count == 0:
+                arena.first_lsn = self.next_lsn
+            memcpy(arena.data + arena.data_size, data, length)
+            arena.offsets[arena.count] = <uint32_t>arena.data_size
+            arena.lengths[arena.count] = length
+            arena.timestamps[arena.count] = timestamp_ms
+            arena.data_size += length
+            arena.count += 1
+            group.entries += 1
+            group.last_lsn = self.next_lsn
+            self.next_lsn += 1
+        return STATUS_OK
+
+    cdef void lead(self) noexcept nogil:
+        # Makes the open group durable. With the mutex, which is free during the write; nothing is in flight.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef uint8_t *last = group.buffer + group.last_record
+        cdef size_t padded = (group.size + BLOCK_SIZE - 1) & ~<size_t>(BLOCK_SIZE - 1)
+        cdef int error
+        cdef double started
+        cdef uint64_t one = 1
+        last[4] |= FLAG_GROUP_END
+        seal_header(last, self.salt)
+        memset(group.buffer + group.size, 0, padded - group.size)
+        self.segment_offset += padded
+        self.in_flight = True
+        self.open_index ^= 1
+        self.groups[self.open_index].records = 0
+        self.groups[self.open_index].size = 0
+        self.groups[self.open_index].entries = 0
+        self.groups[self.open_index].committers = 0
+        self.groups[self.open_index].serial = group.serial + 1
+        self.groups[self.open_index].last_lsn = group.last_lsn
+        if self.freeze_requested or arena_size(self.active) >= self.memtable_threshold:
+            self.freeze_active()
+        pthread_cond_broadcast(&self.room)
+        pthread_mutex_unlock(&self.mutex)
+
+        started = monotonic()
+        error = write_and_sync(group.descriptor, group.buffer, padded, group.offset)
+        pthread_mutex_lock(&self.mutex)
+        self.sync_seconds = monotonic() - started
+        self.in_flight = False
+        if error:
+            self.poison = error
+            pthread_cond_broadcast(&self.synced[0])
+            pthread_cond_broadcast(&self.synced[1])
+        else:
+            self.durable = group.last_lsn
+            self.synced_serial = group.serial
+            # Forgotten one by one: a few that are late must not make the next groups small.
+            self.expected_committers = max(
+                group.committers + self.groups[self.open_index].committers,
+                self.expected_committers - (self.expected_committers > 0),
+            )
+            pthread_cond_broadcast(&self.synced[group.serial & 1])
+            # One of those who wait for the next group leads it.
+            pthread_cond_signal(&self.synced[(group.serial + 1) & 1])
+        pthread_cond_broadcast(&self.room)
+        if self.committer_running:
+            pthread_cond_signal(&self.committer_work)
+        if not self.half_full and self.segment_offset * 2 > self.segment_size:
+            # Time to prepare the next segment; a store that stays small never needs one.
+            self.half_full = self.background_woken = True
+        if self.frozen_count or error or self.background_woken:
+            pthread_cond_signal(&self.background_work)
+        if self.event_descriptor >= 0:
+            write(self.event_descriptor, &one, sizeof(one))
+
+    cdef void gather(self) noexcept nogil:
+        # Lets those whose group was just made durable come back before the next group closes: they are on their way,
+        # and a sync for each half of them costs more than this short wait. A lone thread never gets here
+        # (docs/decisions/0002-gathering-a-group.md). With the mutex.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef double deadline = monotonic() + min(self.sync_seconds, self.expected_committers * return_seconds)
+        self.in_flight = True
+        while group.committers < self.expected_committers and not self.poison and monotonic() < deadline:
+            cond_wait_until(&self.gathered, &self.mutex, deadline)
+        self.in_flight = False
+
+    cdef int commit_through(self, uint64_t serial) noexcept nogil:
+        # Returns when the group `serial` is durable; leads where nobody else does. With the mutex.
+        if serial == self.groups[self.open_index].serial:
+            self.groups[self.open_index].committers += 1
+            if self.groups[self.open_index].committers == self.expected_committers:
+                pthread_cond_signal(&self.gathered)
+        while self.synced_serial < serial:
+            if self.poison:
+                return STATUS_POISONED
+            if self.in_flight or self.held:
+                pthread_cond_wait(&self.synced[serial & 1], &self.mutex)
+            else:
+                if self.groups[self.open_index].committers < self.expected_committers:
+                    self.gather()
+                self.lead()
+        return STATUS_OK
+
+    cdef int make_room(self, int status) noexcept nogil:
+        # Does what a full group or memtable needs; what it cannot do it returns. With the mutex.
+        if status == STATUS_GROUP_FULL:
+            return self.commit_through(self.groups[self.open_index].serial)
+        if status == STATUS_NEEDS_FLUSH:
+            pthread_cond_signal(&self.background_work)
+            pthread_cond_wait(&self.room, &self.mutex)
+            return STATUS_OK
+        return status
+
+    cdef int hand_over(self) noexcept nogil:
+        # Gets the full open group out of the way: the committer takes it as soon as the one before it is durable.
+        cdef uint64_t serial = self.groups[self.open_index].serial
+        if not self.committer_running:
+            return self.commit_through(serial)
+        self.requested_serial = serial
+        pthread_cond_signal(&self.committer_work)
+        while self.groups[self.open_index].serial == serial:
+            if self.poison:
+                return STATUS_POISONED
+            pthread_cond_wait(&self.room, &self.mutex)
+        return STATUS_OK
+
+    cdef uint64_t last_framed_serial(self) noexcept nogil:
+        cdef Group *group = &self.groups[self.open_index]
+        return group.serial if group.records else group.serial - 1
+
+    def commit(self):
+        """Return when everything framed so far is durable. Raises PoisonedError, ForkedError."""
+        cdef int status
+        self.check_fork()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            status = self.commit_through(self.last_framed_serial())
+            pthread_mutex_unlock(&self.mutex)
+        if status != STATUS_OK:
+            self.fail(status)
+
+    def request_commit(self):
+        """Have the committer make durable what is framed so far; do not wait."""
+        pthread_mutex_lock(&self.mutex)
+        self.requested_serial = self.last_framed_serial()
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def notify_on(self, int event_descriptor):
+        """Add 1 to this eventfd whenever the durable LSN advances; -1 stops it."""
+        pthread_mutex_lock(&self.mutex)
+        self.event_descriptor = event_descriptor
+        pthread_mutex_unlock(&self.mutex)
+
+    @property
+    def has_committer(self) -> bool:
+        return self.committer_running
+
+    def run_committer(self):
+        """Commit full and requested groups, and in normal mode old ones, until `stop` or a failed sync.
+
+        This is the body of a thread; there is at most one.
+        """
+        cdef Group *group
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.committer_running = True
+            while not self.poison and not self.committer_stop:
+                group = &self.groups[self.open_index]
+                if group.records and not self.in_flight and not self.held:
+                    if self.requested_serial >= group.serial:
+                        self.lead()
+                        continue
+                    if self.pending_limit:
+                        if monotonic() >= self.oldest_pending + normal_max_delay:
+                            self.lead()
+                        else:
+                            cond_wait_until(
+                                &self.committer_work, &self.mutex, self.oldest_pending + normal_max_delay
+                            )
+                        continue
+                pthread_cond_wait(&self.committer_work, &self.mutex)
+            self.committer_running = False
+            pthread_cond_broadcast(&self.room)
+            pthread_mutex_unlock(&self.mutex)
+
+    def stop_committer(self):
+        """Let `run_committer` return."""
+        pthread_mutex_lock(&self.mutex)
+        self.committer_stop = True
+        pthread_cond_broadcast(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def set_normal(self, bint normal):
+        """Change to or from the sync policy of normal mode."""
+        pthread_mutex_lock(&self.mutex)
+        self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
+        self.oldest_pending = monotonic()
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    cdef void freeze_active(self) noexcept nogil:
+        # With the mutex, between two groups.
+        cdef Arena *fresh
+        # Control records alone are hints (docs/FORMAT.md, "Record") and wait for the entries they will go with.
+        if self.active.count == 0 or self.frozen_count == MAX_FROZEN:
+            return
+        fresh = self.spare_arena if self.spare_arena != NULL else arena_new()
+        if fresh == NULL:
+            return
+        self.spare_arena = NULL
+        self.frozen[self.frozen_count] = self.active
+        self.frozen_count += 1
+        self.active = fresh
+        self.freeze_requested = False
+
+    cdef int flushable_count(self) noexcept nogil:
+        cdef int count = 0
+        while count < self.frozen_count and arena_last_lsn(self.frozen[count]) <= self.durable:
+            count += 1
+        return count
+
+
+cdef int write_and_sync(int descriptor, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:
+    # Returns 0 or the errno of what failed. No retry of a failed sync: the kernel may have dropped the pages.
+    cdef ssize_t written
+    while size:
+        written = pwrite(descriptor, data, size, <long>offset)
+        if written < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        if written == 0:
+            return EIO
+        data += written
+        size -= <size_t>written
+        offset += <uint64_t>written
+    while fdatasync(descriptor) != 0:
+        if errno != EINTR:
+            return errno
+    return 0

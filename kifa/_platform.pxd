@@ -1,0 +1,64 @@
+# Threads, clocks and system calls, as the compiled modules use them without the interpreter's lock.
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *, void *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+    int pthread_cond_signal(pthread_cond_t *)
+    int pthread_cond_broadcast(pthread_cond_t *)
+    int pthread_cond_wait(pthread_cond_t *, pthread_mutex_t *)
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int fd, void *buffer, size_t size, long offset)
+    ssize_t pwrite(int fd, const void *buffer, size_t size, long offset)
+    ssize_t write(int fd, const void *buffer, size_t size)
+    int fdatasync(int fd)
+
+cdef extern from *:
+    """
+    #include <pthread.h>
+    #include <stdlib.h>
+    #include <time.h>
+
+    /* Conditions wait on the monotonic clock: wall clocks of devices without a battery jump. */
+    static inline int kifa_cond_init(pthread_cond_t *cond) {
+        pthread_condattr_t attributes;
+        pthread_condattr_init(&attributes);
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+        return pthread_cond_init(cond, &attributes);
+    }
+    static inline void kifa_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, double deadline) {
+        struct timespec when;
+        when.tv_sec = (time_t)deadline;
+        when.tv_nsec = (long)((deadline - (double)when.tv_sec) * 1e9);
+        pthread_cond_timedwait(cond, mutex, &when);
+    }
+    static inline double kifa_monotonic(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
+    static inline long long kifa_clock_ms(clockid_t clock) {
+        struct timespec now;
+        clock_gettime(clock, &now);
+        return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    }
+    static inline long long kifa_wall_ms(void) { return kifa_clock_ms(CLOCK_REALTIME); }
+    /* Goes on while the device sleeps, unlike CLOCK_MONOTONIC: sleeping is no clock step. */
+    static inline long long kifa_boot_ms(void) { return kifa_clock_ms(CLOCK_BOOTTIME); }
+
+    static inline void *kifa_aligned_buffer(size_t size) {
+        void *buffer = NULL;
+        return posix_memalign(&buffer, 4096, size) == 0 ? buffer : NULL;
+    }
+    """
+    int cond_init "kifa_cond_init"(pthread_cond_t *) nogil
+    void cond_wait_until "kifa_cond_wait_until"(pthread_cond_t *, pthread_mutex_t *, double) noexcept nogil
+    double monotonic "kifa_monotonic"() noexcept nogil
+    long long wall_ms "kifa_wall_ms"() noexcept nogil
+    long long boot_ms "kifa_boot_ms"() noexcept nogil
+    void *aligned_buffer "kifa_aligned_buffer"(size_t) noexcept nogil
