@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kifa bench -name '*.pyx' -o -name '*.pxd' -o -name '*.h') setup.py pyproject.toml
 
-.PHONY: build demo test lint clean
+.PHONY: build bench demo test lint clean
 
 build: $(VENV)/.built
 
@@ -20,6 +20,9 @@ demo: build
 test: build
 	ci/install-system-packages
 	$(BIN)/python -m pytest
+
+bench: build
+	$(BIN)/python -m bench.store
 
 lint: build
 	$(BIN)/ruff check .
