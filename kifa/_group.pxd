@@ -43,7 +43,7 @@ cdef class GroupCommit:
     cdef pthread_cond_t synced[2]       # by the parity of the group's serial
     cdef pthread_cond_t committer_work
     cdef pthread_cond_t room            # the open group was handed over, or a memtable was flushed
-    cdef pthread_cond_t gathered        # as many wait for the open group as were expected
+    cdef pthread_cond_t gathered        # all who were returning are back
     cdef pthread_cond_t background_work
     cdef int fork_generation
     # The segment that the open group goes to.
@@ -62,7 +62,7 @@ cdef class GroupCommit:
     cdef bint held                      # a control record must come before the open group may close
     cdef uint64_t synced_serial
     cdef uint64_t requested_serial
-    cdef uint32_t expected_committers   # as many as waited for the last group and came while it was written
+    cdef uint32_t returning             # threads whose entry became durable and who were not seen since
     cdef double sync_seconds            # what the last one took
     cdef double oldest_pending          # monotonic seconds when the open group got its first record
     # Log position.

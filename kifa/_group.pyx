@@ -333,11 +333,7 @@ cdef class GroupCommit:
         else:
             self.durable = group.last_lsn
             self.synced_serial = group.serial
-            # Forgotten one by one: a few that are late must not make the next groups small.
-            self.expected_committers = max(
-                group.committers + self.groups[self.open_index].committers,
-                self.expected_committers - (self.expected_committers > 0),
-            )
+            self.returning += group.committers
             pthread_cond_broadcast(&self.synced[group.serial & 1])
             # One of those who wait for the next group leads it.
             pthread_cond_signal(&self.synced[(group.serial + 1) & 1])
@@ -353,13 +349,15 @@ cdef class GroupCommit:
             write(self.event_descriptor, &one, sizeof(one))
 
     cdef void gather(self) noexcept nogil:
-        # Lets those whose group was just made durable come back before the next group closes: they are on their way,
-        # and a sync for each half of them costs more than this short wait. A lone thread never gets here
+        # Lets those whose groups were just made durable come back before the next group closes: they are on their
+        # way, and a sync for each few of them costs more than this short wait. A lone thread never gets here
         # (docs/decisions/0002-gathering-a-group.md). With the mutex.
-        cdef Group *group = &self.groups[self.open_index]
-        cdef double deadline = monotonic() + min(self.sync_seconds, self.expected_committers * return_seconds)
+        cdef double deadline = monotonic() + min(self.sync_seconds, self.returning * return_seconds)
         self.in_flight = True
-        while group.committers < self.expected_committers and not self.poison and monotonic() < deadline:
+        while self.returning and not self.poison:
+            if monotonic() >= deadline:
+                self.returning -= 1  # late, or doing something else now: nobody waits for it again
+                break
             cond_wait_until(&self.gathered, &self.mutex, deadline)
         self.in_flight = False
 
@@ -367,15 +365,17 @@ cdef class GroupCommit:
         # Returns when the group `serial` is durable; leads where nobody else does. With the mutex.
         if serial == self.groups[self.open_index].serial:
             self.groups[self.open_index].committers += 1
-            if self.groups[self.open_index].committers == self.expected_committers:
-                pthread_cond_signal(&self.gathered)
+            if self.returning:
+                self.returning -= 1
+                if self.returning == 0:
+                    pthread_cond_signal(&self.gathered)
         while self.synced_serial < serial:
             if self.poison:
                 return STATUS_POISONED
             if self.in_flight or self.held:
                 pthread_cond_wait(&self.synced[serial & 1], &self.mutex)
             else:
-                if self.groups[self.open_index].committers < self.expected_committers:
+                if self.returning:
                     self.gather()
                 self.lead()
         return STATUS_OK
