@@ -6,6 +6,7 @@ import re
 import struct
 from pathlib import Path
 
+import crc32c
 import pytest
 
 from kifa import control
@@ -78,3 +79,15 @@ def test_a_segment_header_has_the_documented_bytes() -> None:
     assert block[:8] == b"KIFAWAL1"
     fields = [block[start : start + sizes[start]] for start in (32, 40, 48, 56, 64, 72, 80)]
     assert [int.from_bytes(field, "little") for field in fields] == [3, 4, 5, 6, 7, 8, 2]
+
+
+def test_the_worked_example_is_in_the_golden_file() -> None:
+    section = FORMAT.split("An example: the first record", 1)[1]
+    example = bytes.fromhex(section.split("```", 2)[1])
+    seeds = [int(seed, 16) for seed in re.findall(r"`(0x[0-9a-f]{8})`", section)[:2]]
+    golden = ROOT / "tests" / "golden" / "store-v1" / "wal" / "0000000000000001.wal"
+    content = golden.read_bytes()
+    assert content[8192 : 8192 + len(example)] == example
+    assert content[40:48] == struct.pack("<II", *seeds)
+    assert struct.unpack_from("<I", example, 8)[0] == crc32c.crc32c(example[:8], seeds[0])
+    assert struct.unpack_from("<I", example, 36)[0] == crc32c.crc32c(example[12:36], seeds[1])
