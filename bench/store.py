@@ -21,6 +21,11 @@ from bench._floor import durable_writes
 
 ENTRY = b"x" * 200
 BLOCK_SIZE = 4096
+RUN_AND_TELL_PEAK = (
+    "import resource, subprocess, sys\n"
+    "subprocess.run(sys.argv[1:], check=True)\n"
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)\n"
+)
 
 
 def rate_of(count: int, work: Callable[[], object]) -> float:
@@ -176,11 +181,16 @@ def read_rounds(directory: Path, rounds: int) -> None:
     rates, peaks = [], []
     for _ in range(rounds):
         started = time.perf_counter()
-        query = subprocess.Popen(command, stdout=subprocess.PIPE)
-        subprocess.run(["cat"], stdin=query.stdout, stdout=subprocess.DEVNULL, check=True)
-        peaks.append(os.wait4(query.pid, 0)[2].ru_maxrss / 1024)
-        query.returncode = 0
-        rates.append(total / (time.perf_counter() - started))
+        # A process starts with the peak of the one that made it: a small one must make the query.
+        with subprocess.Popen(
+            [sys.executable, "-c", RUN_AND_TELL_PEAK, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as query:
+            subprocess.run(["cat"], stdin=query.stdout, stdout=subprocess.DEVNULL, check=True)
+            rates.append(total / (time.perf_counter() - started))
+            assert query.stderr is not None
+            peaks.append(int(query.stderr.read()) / 1024)
     click.echo(
         f"| query to JSON on a pipe, {total:,} entries | {statistics.median(rates):,.0f} entries/s |"
         f" {max(peaks):.0f} MiB resident | |"

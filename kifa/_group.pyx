@@ -61,8 +61,8 @@ cdef enum:
 
 NORMAL_MAX_DELAY_SECONDS = 0.1
 cdef double normal_max_delay = NORMAL_MAX_DELAY_SECONDS
-# What a thread needs to come back for its next entry: a wake-up, the interpreter's lock (measured: 10 to 40 us).
-cdef double return_seconds = 30e-6
+# What a thread needs to come back for its next entry: a wake-up, the interpreter's lock (measured: 10 to 40 us, sometimes more).
+cdef double return_seconds = 60e-6
 
 
 class SegmentFull(Exception):
@@ -352,7 +352,7 @@ cdef class GroupCommit:
         # Lets those whose groups were just made durable come back before the next group closes: they are on their
         # way, and a sync for each few of them costs more than this short wait. A lone thread never gets here
         # (docs/decisions/0002-gathering-a-group.md). With the mutex.
-        cdef double deadline = monotonic() + min(self.sync_seconds, self.returning * return_seconds)
+        cdef double deadline = monotonic() + min(2 * self.sync_seconds, self.returning * return_seconds)
         self.in_flight = True
         while self.returning and not self.poison:
             if monotonic() >= deadline:
