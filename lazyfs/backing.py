@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from lazyfs.content import Base, MemoryBase
 from lazyfs.inode import Directory, Inode
 from lazyfs.ops import NameOp
+
+
+@dataclass(frozen=True)
+class Space:
+    """Space of a disk, in fragments of `fragment_bytes`; a quota has fragments of one byte."""
+
+    blocks: int
+    free: int
+    files: int
+    files_free: int
+    block_bytes: int
+    fragment_bytes: int
 
 
 class MemoryBacking:

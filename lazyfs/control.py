@@ -17,11 +17,11 @@ from typing import Any
 from lazyfs import faults as fault
 from lazyfs import report as reports
 from lazyfs.corrupt import Corruptions
+from lazyfs.describe import OP_NAMES
 from lazyfs.errors import CommandError, LazyfsError
 from lazyfs.inode import Inode
-from lazyfs.model import PowerLoss
-from lazyfs.profiles import get_profile
-from lazyfs.server import OP_NAMES, Server
+from lazyfs.profiles import PowerLoss, get_profile
+from lazyfs.server import Server
 from lazyfs.trace import Recorder
 
 Answer = dict[str, Any]

@@ -9,7 +9,8 @@ import select
 import time
 
 from lazyfs import protocol as fuse
-from lazyfs.server import Request, Server
+from lazyfs.describe import Request
+from lazyfs.server import Server
 
 _log = logging.getLogger(__name__)
 _BUFFER_BYTES = fuse.MAX_WRITE_BYTES + (1 << 16)

@@ -1,4 +1,6 @@
-"""The errors of lazyfs that a person sees: each message is one line and says what to do."""
+"""The errors of lazyfs: those a person sees, each one line that says what to do, and those a program gets."""
+
+import os
 
 
 class LazyfsError(Exception):
@@ -15,3 +17,8 @@ class MountError(LazyfsError):
 
 class CommandError(LazyfsError):
     """A control command is malformed or names something that does not exist."""
+
+
+def refuse(code: int) -> OSError:
+    """The error with which an operation is refused."""
+    return OSError(code, os.strerror(code))

@@ -13,11 +13,12 @@ import signal
 from dataclasses import dataclass, field
 
 from lazyfs.content import apply_to_base
+from lazyfs.describe import OP_NAMES
 from lazyfs.errors import ConfigError
 from lazyfs.faults import Event, Faults, Hook
 from lazyfs.inode import Inode
 from lazyfs.ops import Write
-from lazyfs.server import OP_NAMES, Server
+from lazyfs.server import Server
 
 # LazyFS's names of operations where they differ from ours.
 _ALIASES = {"fsync": "f*sync"}
@@ -85,7 +86,7 @@ class TornSeq:
     """Of the n-th run of writes to a file only some reach the disk; then it crashes.
 
     A run is a sequence of writes to the file with no other operation on it in between; the fault
-    strikes at the operation that ends the run.
+    strikes at the write of that run with the highest number to be kept.
     """
 
     file: str

@@ -14,9 +14,9 @@ import random
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from lazyfs.backing import MemoryBacking
+from lazyfs.backing import MemoryBacking, Space
+from lazyfs.errors import refuse
 from lazyfs.inode import ROOT_INO, Attr, Directory, Inode, paths_of
 from lazyfs.ops import (
     Allocate,
@@ -28,53 +28,15 @@ from lazyfs.ops import (
     Truncate,
     Write,
     Zero,
+    count_pending_names,
     dependency_closure,
+    set_names,
 )
-from lazyfs.profiles import Profile, surviving_data, survivors_of_names
+from lazyfs.profiles import PowerLoss, Profile, surviving_data, survivors_of_names
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 NAME_MAX = 255
-
-
-@dataclass(frozen=True)
-class PowerLoss:
-    """What one power loss did.
-
-    Attributes:
-        seed: what its choices were drawn from.
-        sector_bytes: the sector size that torn writes were cut at.
-        data_ops_pending, data_ops_lost: operations on content and attributes.
-        name_ops_pending, name_ops_lost: operations on names.
-        bytes_pending: bytes of the pending writes.
-        files_changed: files whose pending operations were not all kept.
-    """
-
-    seed: int
-    sector_bytes: int
-    data_ops_pending: int
-    data_ops_lost: int
-    name_ops_pending: int
-    name_ops_lost: int
-    bytes_pending: int
-    files_changed: int
-
-
-@dataclass(frozen=True)
-class Space:
-    """Space of a disk, in fragments of `fragment_bytes`; a quota has fragments of one byte."""
-
-    blocks: int
-    free: int
-    files: int
-    files_free: int
-    block_bytes: int
-    fragment_bytes: int
-
-
-def refuse(code: int) -> OSError:
-    """The error with which an operation is refused."""
-    return OSError(code, os.strerror(code))
 
 
 class Disk:
@@ -339,7 +301,7 @@ class Disk:
         """Change the current names; durable now or later, as the profile says."""
         now = self.clock_ns()
         replaced = [slot.directory.entries.get(slot.name) for slot in op.slots]
-        _set_names(op, synced=False)
+        set_names(op, synced=False)
         for slot in op.slots:
             attr = slot.directory.attr
             attr.mtime_ns = attr.ctime_ns = max(now, attr.mtime_ns + 1)
@@ -349,7 +311,7 @@ class Disk:
             self._make_names_durable(op)
         else:
             self.journal.append(op)
-            _count_pending_names(op, 1)
+            count_pending_names(op, 1)
         for inode in replaced:
             if inode is not None:
                 inode.attr.ctime_ns = now
@@ -358,7 +320,7 @@ class Disk:
     def _make_names_durable(self, op: NameOp) -> None:
         replaced = [slot.directory.synced_entries.get(slot.name) for slot in op.slots]
         self.backing.change_names(op)
-        _set_names(op, synced=True)
+        set_names(op, synced=True)
         for inode in replaced:
             if inode is not None:
                 self.drop_if_unused(inode)
@@ -403,7 +365,7 @@ class Disk:
     def _commit(self, indexes: range | list[int]) -> None:
         chosen = set(indexes)
         for index in indexes:
-            _count_pending_names(self.journal[index], -1)
+            count_pending_names(self.journal[index], -1)
             self._make_names_durable(self.journal[index])
         self.journal = [op for index, op in enumerate(self.journal) if index not in chosen]
 
@@ -545,26 +507,3 @@ def _needs_journal(inode: Inode) -> bool:
     if inode.names != inode.synced_names or inode.view.size != inode.synced_size:
         return True
     return any(isinstance(op, SetAttr | SetXattr) for op in inode.pending)
-
-
-def _count_pending_names(op: NameOp, step: int) -> None:
-    for slot in op.slots:
-        if slot.inode is not None:
-            slot.inode.pending_names += step
-
-
-def _set_names(op: NameOp, synced: bool) -> None:
-    """Change all slots of an operation together, in the current or in the synced state."""
-    for directory, name, _ in op.slots:
-        entries = directory.synced_entries if synced else directory.entries
-        old = entries.pop(name, None)
-        if old is not None:
-            (old.synced_names if synced else old.names).discard((directory, name))
-    for directory, name, inode in op.slots:
-        if inode is not None:
-            if synced:
-                directory.synced_entries[name] = inode
-                inode.synced_names.add((directory, name))
-            else:
-                directory.entries[name] = inode
-                inode.names.add((directory, name))

@@ -104,3 +104,27 @@ def dependency_closure(journal: list[NameOp], wanted: set[int]) -> list[int]:
             needs_moves = needs_moves or op.moves_directory
     kept.reverse()
     return kept
+
+
+def count_pending_names(op: NameOp, step: int) -> None:
+    """One more (`step` 1) or one less (-1) pending operation names the inodes of `op`."""
+    for slot in op.slots:
+        if slot.inode is not None:
+            slot.inode.pending_names += step
+
+
+def set_names(op: NameOp, synced: bool) -> None:
+    """Change all slots of an operation together, in the current or in the synced state."""
+    for directory, name, _ in op.slots:
+        entries = directory.synced_entries if synced else directory.entries
+        old = entries.pop(name, None)
+        if old is not None:
+            (old.synced_names if synced else old.names).discard((directory, name))
+    for directory, name, inode in op.slots:
+        if inode is not None:
+            if synced:
+                directory.synced_entries[name] = inode
+                inode.synced_names.add((directory, name))
+            else:
+                directory.entries[name] = inode
+                inode.names.add((directory, name))

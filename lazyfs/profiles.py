@@ -15,6 +15,29 @@ from lazyfs.ops import Allocate, DataOp, NameOp, Write
 
 
 @dataclass(frozen=True)
+class PowerLoss:
+    """What one power loss did.
+
+    Attributes:
+        seed: what its choices were drawn from.
+        sector_bytes: the sector size that torn writes were cut at.
+        data_ops_pending, data_ops_lost: operations on content and attributes.
+        name_ops_pending, name_ops_lost: operations on names.
+        bytes_pending: bytes of the pending writes.
+        files_changed: files whose pending operations were not all kept.
+    """
+
+    seed: int
+    sector_bytes: int
+    data_ops_pending: int
+    data_ops_lost: int
+    name_ops_pending: int
+    name_ops_lost: int
+    bytes_pending: int
+    files_changed: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """One kind of disk and file system.
 
