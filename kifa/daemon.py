@@ -27,7 +27,7 @@ def run_daemon(config: Config) -> int:
         KifaError: the store cannot be opened, a source cannot be, or a sync failed.
     """
     if not any(config[name] for name in ("stdin", "files", "tcp", "udp", "unix")):
-        raise UsageError("no source: give --stdin, --tcp, --udp or --unix")
+        raise UsageError("no source: give --stdin, --file, --tcp, --udp or --unix")
     loop = EventLoop()
     notifier = Notifier(os.environ)
     daemon = _Daemon(config, notifier)
@@ -46,6 +46,7 @@ class _Daemon:
         self._sources: list[Source] = []
         self._stop_code: ExitCode | None = None
         self._fed_lsn = -1
+        self._reopen_files: Callable[[], None] = lambda: None
 
     def run(self, store: Log, loop: EventLoop) -> ExitCode:
         self._store = store
@@ -88,6 +89,8 @@ class _Daemon:
             if number == signal.SIGINT:
                 # While this thread drains it looks at no events: the handler itself leaves.
                 signal.signal(signal.SIGINT, lambda *_: os._exit(ExitCode.INTERRUPTED))
+        elif number == signal.SIGHUP:
+            self._reopen_files()
         elif self._store is not None and number in (signal.SIGUSR1, signal.SIGUSR2):
             mode = "emergency" if number == signal.SIGUSR1 else self._config["flush_mode"]
             self._store.set_flush_mode(mode)
@@ -101,7 +104,7 @@ class _Daemon:
         config = self._config
         openers: list[Callable[[], Source]] = []
         if config["files"]:
-            raise UsageError("sources.files: following files is not supported yet")
+            openers.append(lambda: self._open_files(ingest))
         if config["tcp"] or config["unix"]:
             from kifa.sources.stream import Limits, StreamListener, listen_tcp, listen_unix
 
@@ -138,6 +141,18 @@ class _Daemon:
                 )
             )
         return openers
+
+    def _open_files(self, ingest: Ingest) -> Source:
+        from kifa.sources.tail import FileSource
+
+        files = FileSource(
+            ingest,
+            self._config["files"],
+            from_end=self._config["files_from"] == "end",
+            max_line_size_bytes=self._config["max_line_size_bytes"],
+        )
+        self._reopen_files = files.reopen
+        return files
 
     def _feed_watchdog(self, store: Log, loop: EventLoop) -> None:
         """Give a sign of life, if there is one: nothing waits to be durable, or something became durable."""

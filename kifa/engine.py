@@ -113,7 +113,9 @@ class Log:
         recovered = recover(self.path, self._memtable_threshold)
         self.store_id = recovered.store_id
         self.sources: dict[str, Any] = recovered.sources
-        """The latest checkpoint of each source, as recovered."""
+        """The latest checkpoint of each source, durable or not."""
+        # Those that a manifest may name: their lines are durable.
+        self._durable_sources = dict(recovered.sources)
         self.damage: list[Damage] = recovered.damage
         """What recovery found damaged or lost, in this and earlier runs."""
         self._unrecorded_damage = [d for d in recovered.damage if d.costs_entries]
@@ -364,6 +366,7 @@ class Log:
             metadata = _metadata_of(controls, self._unrecorded_damage)
             batches = [memtable.batch() for memtable in run]
             info = write_table(self.path / TABLE_DIRECTORY, self.store_id, batches, metadata)
+            self._durable_sources |= metadata.sources
             self._publish(added=[info])
             self._writer.release(len(run))
             self._unrecorded_damage = []
@@ -397,7 +400,7 @@ class Log:
                 checkpoint,
                 tuple(ManifestTable(t.name, t.min_lsn, t.max_lsn, t.entries) for t in tables),
                 segments,
-                dict(self.sources),
+                dict(self._durable_sources),
                 tuple(self.damage[:MAX_REPORTED_DAMAGE]),
             )
             write_manifest(self.path, manifest)

@@ -101,7 +101,11 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
         state.damage.extend(manifest.damage)
     metadata = _recover_tables(store, state, manifest)
     state.damage.extend(metadata.damage)
-    state.sources |= metadata.sources
+    if manifest is not None and manifest.checkpoint_lsn >= state.checkpoint_lsn:
+        # It knows what these tables do, also where the metadata of one is damaged.
+        state.sources = {**metadata.sources, **manifest.sources}
+    else:
+        state.sources |= metadata.sources
     _recover_log(store, state, manifest, memtable_threshold_bytes)
     state.damage = _distinct(state.damage)
     return state

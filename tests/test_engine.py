@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import kifa
+from kifa._lines import LineBuffer
+from kifa.manifest import load_manifest
 from tests.reading import read_all
 
 LARGE = 1 << 20
@@ -204,3 +206,19 @@ def test_source_checkpoints_survive_flush_and_reopening(store: Path) -> None:
     with kifa.open(store) as log:
         assert log.sources == {"file:/x": {"offset": 5}}
     assert [data for _, data in read_all(store)] == [b"a", b"b"]
+
+
+def test_the_manifest_names_no_position_whose_lines_may_be_lost(tmp_path: Path) -> None:
+    with kifa.open(tmp_path) as log:
+        lines = LineBuffer()
+        lines.feed(b"a line\n")
+        log.frame_lines(lines, hold=True)
+        log.frame_source_checkpoint("file", 7)
+        log._publish()
+        manifest = load_manifest(tmp_path)
+        assert manifest is not None
+        assert manifest.sources == {}
+        log.flush()
+        manifest = load_manifest(tmp_path)
+        assert manifest is not None
+        assert manifest.sources == {"file": 7}

@@ -1,0 +1,111 @@
+"""Where a file has gone: its directory is searched for its inode, for a copy of it, and for what followed it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Collection, Iterator
+
+from kifa.sources.generation import Generation, Mark
+
+# app.log.1, app.log-20260131, app.log.2026-01-31_18; not app.log.1.gz
+_NUMBER_OR_DATE = re.compile(r"[._-]?\d[\dT._-]*")
+
+
+def directories_of(path: str) -> list[str]:
+    """Return the directories where a rotated file of ``path`` may be: its own, and those that symlinks lead to."""
+    found: list[str] = []
+    for _ in range(40):  # as the kernel, which follows no more
+        directory = os.path.realpath(os.path.dirname(path) or ".")  # noqa: PTH120
+        if directory not in found:
+            found.append(directory)
+        try:
+            target = os.readlink(path)  # noqa: PTH115
+        except OSError:
+            break
+        path = os.path.join(directory, target)  # noqa: PTH118
+    return found
+
+
+def _entries(path: str) -> Iterator[os.DirEntry[str]]:
+    for directory in directories_of(path):
+        with contextlib.suppress(OSError), os.scandir(directory) as entries:
+            yield from entries
+
+
+def find(path: str, mark: Mark, max_line_size_bytes: int) -> Generation | None:
+    """Open the file of ``mark``, which was once at ``path``; None if it is gone or was truncated."""
+    candidates = (entry.path for entry in _entries(path) if entry.inode() == mark.inode)
+    for candidate in (path, *candidates):
+        with contextlib.suppress(OSError):
+            generation = Generation.open(candidate, max_line_size_bytes)
+            if generation.identity[1] == mark.inode and mark.matches(generation.descriptor):
+                generation.resume(mark)
+                return generation
+            generation.close()
+    return None
+
+
+def find_copy(
+    path: str, mark: Mark, known: Collection[tuple[int, int]], max_line_size_bytes: int
+) -> Generation | None:
+    """Open the newest file that begins as that of ``mark`` did and holds what was not read of it; None if none does.
+
+    Args:
+        known: (device, inode) of files that are read anyway.
+    """
+    if mark.head_size == 0:
+        return None
+    best: tuple[int, Generation] | None = None
+    for entry in _entries(path):
+        with contextlib.suppress(OSError):
+            if not entry.is_file(follow_symlinks=False) or entry.inode() == mark.inode:
+                continue
+            generation = Generation.open(entry.path, max_line_size_bytes)
+            changed_ns = os.fstat(generation.descriptor).st_mtime_ns
+            is_copy = generation.identity not in known and mark.matches(generation.descriptor)
+            if not is_copy or (best is not None and best[0] >= changed_ns):
+                generation.close()
+                continue
+            if best is not None:
+                best[1].close()
+            best = changed_ns, generation
+    if best is None:
+        return None
+    generation = best[1]
+    generation.resume(mark)
+    generation.is_copy = True
+    return generation
+
+
+def find_later(
+    path: str, after: Generation, known: Collection[tuple[int, int]], max_line_size_bytes: int
+) -> list[Generation]:
+    """Open the files that were at ``path`` after ``after`` and were rotated too, in order; they were never read."""
+    found: list[tuple[int, Generation]] = []
+    since_ns = os.fstat(after.descriptor).st_mtime_ns
+    for entry in _entries(path):
+        if not _is_rotated_name(entry.name, os.path.basename(path)):  # noqa: PTH119
+            continue
+        with contextlib.suppress(OSError):
+            status = entry.stat(follow_symlinks=False)
+            identity = (status.st_dev, status.st_ino)
+            if status.st_mtime_ns >= since_ns and status.st_size and identity not in known:
+                generation = Generation.open(entry.path, max_line_size_bytes)
+                if after.head and after.mark.matches(generation.descriptor):
+                    generation.close()  # a copy of what was read
+                else:
+                    found.append((status.st_mtime_ns, generation))
+    found.sort(key=lambda item: item[0])
+    return [generation for _, generation in found]
+
+
+def _is_rotated_name(name: str, base: str) -> bool:
+    stem, extension = os.path.splitext(base)  # noqa: PTH122
+    for prefix, suffix in ((base, ""), (stem, extension)):
+        if name.startswith(prefix) and name.endswith(suffix):
+            middle = name[len(prefix) : len(name) - len(suffix)]
+            if _NUMBER_OR_DATE.fullmatch(middle):
+                return True
+    return False
