@@ -1,0 +1,92 @@
+"""What a run is asked to do: the options of the command line, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.oracle import FlushMode
+
+MIXED = "mixed"
+"""As a source, a profile or a fault: each cycle draws its own from the seed."""
+
+POWERS = ("sigkill", "lazyfs")
+RUNNERS = ("local", "docker")
+SOURCES = ("stdin", "tcp", "unix", "file")
+PROFILES = ("lazyfs", "posix-strict", "ext4-ordered", "random")
+"""The honest profiles of lazyfs, those that ``mixed`` draws from."""
+LYING_PROFILE = "lying-flash"
+FAULTS = ("none", "eio", "enospc", "bitrot", "slow", "clock")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run.
+
+    Attributes:
+        cycles: how many.
+        flush_mode: of the target.
+        rate: lines per second; 0 is unthrottled.
+        seed: same seed, same lines, same moments, same faults.
+        power: ``sigkill`` (the kernel keeps what was written) or ``lazyfs`` (what is not synced is lost).
+        profile: of lazyfs, or ``mixed``.
+        runner: ``local`` processes or a ``docker`` container.
+        source: how lines reach the target, or ``mixed``.
+        target: what is tested, a name of `harness.crash_test.targets`.
+        faults: what goes wrong beside the power, or ``mixed``.
+        data_dir: where disk, journal and evidence are made; None for a temporary directory.
+        report_dir: where report.json, JUnit XML and report.html are written; None for nowhere.
+        json: the result is printed as JSON.
+        keep: the evidence is kept though every cycle passed.
+        kifa_bin: the command to test.
+        lazyfs_root, lazyfs_fifo, lazyfs_completed_fifo: a mount that somebody else made, with its FIFOs.
+        feed_seconds: the longest feed of a cycle.
+    """
+
+    cycles: int = 100
+    flush_mode: FlushMode = FlushMode.CAUTIOUS
+    rate: float = 500.0
+    seed: int = 0
+    power: str = "lazyfs"
+    profile: str = "lazyfs"
+    runner: str = "local"
+    source: str = "stdin"
+    target: str = "kifa"
+    faults: str = "none"
+    data_dir: Path | None = None
+    report_dir: Path | None = None
+    json: bool = False
+    keep: bool = False
+    kifa_bin: str = "kifa"
+    lazyfs_root: Path | None = None
+    lazyfs_fifo: Path | None = None
+    lazyfs_completed_fifo: Path | None = None
+    feed_seconds: float = 1.0
+
+    def command_line(self, cycles: int | None = None) -> tuple[str, ...]:
+        """The command that repeats this run.
+
+        Args:
+            cycles: end after so many; the cycles up to a failure are needed, later ones are not.
+        """
+        words = ["kifa-crash-test", "--seed", str(self.seed)]
+        default = Settings()
+        plain = {
+            "--cycles": (cycles or self.cycles, default.cycles),
+            "--flush-mode": (self.flush_mode.value, default.flush_mode.value),
+            "--rate": (f"{self.rate:g}", f"{default.rate:g}"),
+            "--profile": (self.profile, default.profile),
+            "--runner": (self.runner, default.runner),
+            "--source": (self.source, default.source),
+            "--target": (self.target, default.target),
+            "--faults": (self.faults, default.faults),
+            "--feed-seconds": (f"{self.feed_seconds:g}", f"{default.feed_seconds:g}"),
+            "--kifa-bin": (self.kifa_bin, default.kifa_bin),
+            "--lazyfs-root": (self.lazyfs_root, None),
+            "--lazyfs-fifo": (self.lazyfs_fifo, None),
+            "--lazyfs-completed-fifo": (self.lazyfs_completed_fifo, None),
+        }
+        for option, (value, usual) in plain.items():
+            if value != usual:
+                words += [option, str(value)]
+        return (*words, "--power", self.power)
