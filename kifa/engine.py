@@ -8,13 +8,8 @@
                                                                  v
                                               compaction thread: tables -> table -> manifest -> delete inputs
 
-What is on disk if power goes between the steps of a flush:
-
-    write table | publish manifest | forget memtable, recycle segments
-    ^ WAL       ^ WAL and table    ^ table (the WAL too, until it is overwritten)
-
-The two threads change the set of tables only through `_publish`, one at a time and as differences, so that a flush
-and a compaction that finish together both survive.
+What is on disk between any two steps stands at the tops of `table_set.py` (flush), `compaction.py`, `segment_pool.py`
+(rotation), `_group.pyx` (a group) and `recovery.py`.
 """
 
 from __future__ import annotations
@@ -29,20 +24,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kifa import compaction, control
+from kifa import control
 from kifa._lines import LineBuffer
 from kifa._memtable import Memtable
 from kifa._record import frame_group
 from kifa._wal import LogWriter, SegmentFull
-from kifa.errors import Damage, DamagedError, KifaError, NoSpaceError, UsageError
+from kifa.errors import Damage, KifaError, NoSpaceError, UsageError
 from kifa.fs import WriterLock, make_directory_durably
-from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
 from kifa.recovery import LastGroup, recover
 from kifa.segment_pool import SegmentPool
 from kifa.segments import DATA_OFFSET, FLUSH_MODES, WAL_DIRECTORY
-from kifa.sstable import Table
-from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, TableMetadata
-from kifa.sstable_writer import concatenate_tables, write_table
+from kifa.sstable_format import TABLE_DIRECTORY
+from kifa.table_set import TableSet
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +45,6 @@ MAX_GROUP_SIZE_BYTES = MIB
 MAX_LIVE_SEGMENTS = 4
 # Groups of the library are bounded by their size; this keeps the memory of an index of empty entries bounded.
 DEFAULT_MAX_GROUP_ENTRIES = 16_384
-MAX_REPORTED_DAMAGE = 1_000
 RETRY_SECONDS = 1.0
 
 
@@ -96,45 +88,37 @@ class Log:
         )
         self.path = Path(path)
         self._mode = flush_mode
-        self._compaction_threshold = compaction_threshold
         self._compaction_enabled = compaction_enabled
         self._memtable_threshold = memtable_flush_threshold_mib * MIB
         make_directory_durably(self.path)
         self._lock = WriterLock(self.path / "lock")
         try:
-            self._open(segment_size_mib * MIB, channel_capacity)
+            self._open(segment_size_mib * MIB, channel_capacity, compaction_threshold)
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, segment_size_bytes: int, channel_capacity: int) -> None:
+    def _open(
+        self, segment_size_bytes: int, channel_capacity: int, compaction_threshold: int
+    ) -> None:
         for name in (WAL_DIRECTORY, TABLE_DIRECTORY):
             make_directory_durably(self.path / name)
         recovered = recover(self.path, self._memtable_threshold)
         self.store_id = recovered.store_id
         self.sources: dict[str, Any] = recovered.sources
         """The latest checkpoint of each source, durable or not."""
-        # Those that a manifest may name: their lines are durable.
-        self._durable_sources = dict(recovered.sources)
         self.damage: list[Damage] = recovered.damage
         """What recovery found damaged or lost, in this and earlier runs."""
-        self._unrecorded_damage = [d for d in recovered.damage if d.costs_entries]
         self.torn_tail = recovered.torn_tail
-        self._generation = recovered.generation
-        self._tables = recovered.tables
-        self._left_alone = recovered.damaged_tables
-        self._checkpoint = recovered.checkpoint_lsn
-        self._state_lock = threading.Lock()
         self._flush_done = threading.Condition()
         self._flush_rounds = 0
         self._rotation_lock = threading.Lock()
-        self._compaction_lock = threading.Lock()
-        self._published_segments: tuple[ManifestSegment, ...] = ()
         self._compaction_wanted = threading.Event()
         self._closing = False
         self._closed = False
         self._failure: BaseException | None = None
         self._pool = SegmentPool(self.path, self.store_id, segment_size_bytes, recovered.live)
+        self._tables = TableSet(self.path, recovered, self._pool, compaction_threshold)
         self._writer = LogWriter(
             next_lsn=recovered.next_lsn,
             memtable_threshold_bytes=self._memtable_threshold,
@@ -156,7 +140,7 @@ class Log:
             or self._mode == "emergency"
         ):
             self._writer.request_freeze()
-        self._publish()
+        self._tables.publish()
         for line in recovered.damage:
             log.warning("%s", line)
         if recovered.torn_tail is not None:
@@ -362,59 +346,29 @@ class Log:
         """Write the frozen memtables to one table, publish it, and recycle the segments below."""
         memtables = self._writer.flushable()
         for run in _consecutive(memtables):
-            controls = [item for memtable in run for item in memtable.controls()]
-            metadata = _metadata_of(controls, self._unrecorded_damage)
-            batches = [memtable.batch() for memtable in run]
-            info = write_table(self.path / TABLE_DIRECTORY, self.store_id, batches, metadata)
-            self._durable_sources |= metadata.sources
-            self._publish(added=[info])
+            self._tables.add(run)
             self._writer.release(len(run))
-            self._unrecorded_damage = []
         if memtables:
-            self._pool.recycle_through(self._checkpoint)
+            self._pool.recycle_through(self._tables.checkpoint_lsn)
             self._compaction_wanted.set()
 
     def _prepare(self) -> None:
         """Have the next rotation find a segment, and the manifest know the live ones."""
         if self._closing:
             return
-        if self._pool.manifest_segments() != self._published_segments:
-            self._publish()
+        self._tables.publish_segments()
         if self._writer.is_half_full and self._pool.needs_spare:
             try:
                 self._pool.prepare_spare(abandon=lambda: self._closing)
             except NoSpaceError as error:
                 log.info("%s", error)
 
-    def _publish(self, added: Iterable[TableInfo] = (), removed: Iterable[TableInfo] = ()) -> None:
-        """Change the set of tables and make it durable."""
-        with self._state_lock:
-            gone = {table.name for table in removed}
-            tables = [table for table in self._tables if table.name not in gone]
-            tables = sorted([*tables, *added], key=lambda table: table.min_lsn)
-            checkpoint = max((table.max_lsn for table in tables), default=0)
-            segments = self._pool.manifest_segments()
-            manifest = Manifest(
-                self.store_id,
-                self._generation + 1,
-                checkpoint,
-                tuple(ManifestTable(t.name, t.min_lsn, t.max_lsn, t.entries) for t in tables),
-                segments,
-                dict(self._durable_sources),
-                tuple(self.damage[:MAX_REPORTED_DAMAGE]),
-            )
-            write_manifest(self.path, manifest)
-            self._generation += 1
-            self._tables = tables
-            self._checkpoint = checkpoint
-            self._published_segments = segments
-
     # ---- compaction --------------------------------------------------------------------------------------
 
     def compact(self) -> None:
         """Join tables until nothing more is due, and return."""
         self._writer.check_usable()
-        while self._compact_once():
+        while self._tables.join_due():
             pass
 
     def _run_compactions(self) -> None:
@@ -425,44 +379,11 @@ class Log:
                 return
             try:
                 while self._compaction_enabled and not self._closing and self._mode != "emergency":
-                    if not self._compact_once():
+                    if not self._tables.join_due():
                         break
             except Exception as error:  # as above
                 # Compaction only saves space and time; the next flush will ask for it again.
                 log.error("compaction failed: %s", error, exc_info=_is_bug(error))
-
-    def _compact_once(self) -> bool:
-        with self._compaction_lock:
-            with self._state_lock:
-                tables = list(self._tables)
-            due = compaction.choose(
-                [None if table.name in self._left_alone else table for table in tables],
-                self._compaction_threshold,
-            )
-            if due is None:
-                return False
-            self._join(tables[due])
-            return True
-
-    def _join(self, inputs: list[TableInfo]) -> None:
-        directory = self.path / TABLE_DIRECTORY
-        opened: list[Table] = []
-        try:
-            for info in inputs:
-                opened.append(Table(directory / info.name, self.store_id))
-            output = concatenate_tables(directory, opened)
-        except DamagedError as error:
-            log.error("compaction leaves damaged tables alone: %s", error)
-            self._left_alone.update(
-                table.name for table in opened if table.damage or table.verify()
-            )
-            return
-        finally:
-            for table in opened:
-                table.close()
-        self._publish(added=[output], removed=inputs)
-        for info in inputs:
-            (directory / info.name).unlink()
 
     # ---- the end -----------------------------------------------------------------------------------------
 
@@ -521,19 +442,6 @@ def _consecutive(memtables: list[Memtable]) -> list[list[Memtable]]:
         else:
             runs.append([memtable])
     return runs
-
-
-def _metadata_of(controls: list[tuple[int, int, bytes]], damage: list[Damage]) -> TableMetadata:
-    """Return the metadata of a table from the control records among its entries."""
-    sources: dict[str, Any] = {}
-    steps: list[tuple[int, int, int]] = []
-    for kind, lsn, data in controls:
-        if kind == control.SOURCE_CHECKPOINT:
-            key, value = control.decode_source_checkpoint(data)
-            sources[key] = value
-        elif kind == control.CLOCK_STEP:
-            steps.append((lsn, *control.decode_clock_step(data)))
-    return TableMetadata(sources, tuple(steps), len(steps), tuple(damage))
 
 
 def _is_bug(error: Exception) -> bool:

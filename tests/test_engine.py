@@ -214,7 +214,7 @@ def test_the_manifest_names_no_position_whose_lines_may_be_lost(tmp_path: Path) 
         lines.feed(b"a line\n")
         log.frame_lines(lines, hold=True)
         log.frame_source_checkpoint("file", 7)
-        log._publish()
+        log._tables.publish()
         manifest = load_manifest(tmp_path)
         assert manifest is not None
         assert manifest.sources == {}

@@ -1,0 +1,160 @@
+"""The tables of an open store: which there are, adding those of flushes, joining those that are due.
+
+What is on disk if power goes between the steps of a flush:
+
+    write table | publish manifest | forget memtable, recycle segments
+    ^ WAL       ^ WAL and table    ^ table (the WAL too, until it is overwritten)
+
+Flush and compaction change the set only through `publish`, one at a time and as differences, so that two that finish
+together both survive.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from kifa import compaction, control
+from kifa._memtable import Memtable
+from kifa.errors import Damage, DamagedError
+from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
+from kifa.recovery import Recovered
+from kifa.segment_pool import SegmentPool
+from kifa.sstable import Table
+from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, TableMetadata
+from kifa.sstable_writer import concatenate_tables, write_table
+
+log = logging.getLogger(__name__)
+
+MAX_REPORTED_DAMAGE = 1_000
+
+
+class TableSet:
+    """Owns the files in ``sst/`` and the manifest of an open store. Its methods may be called from any thread."""
+
+    def __init__(
+        self, store: Path, recovered: Recovered, pool: SegmentPool, compaction_threshold: int
+    ) -> None:
+        """Take over what recovery found; nothing is published yet."""
+        self._store = store
+        self._directory = store / TABLE_DIRECTORY
+        self._store_id = recovered.store_id
+        self._pool = pool
+        self._compaction_threshold = compaction_threshold
+        self._generation = recovered.generation
+        self._tables = recovered.tables
+        self._left_alone = recovered.damaged_tables
+        self._damage = recovered.damage
+        self._unrecorded_damage = [d for d in recovered.damage if d.costs_entries]
+        # Only those that a manifest may name: their lines are durable.
+        self._sources: dict[str, Any] = dict(recovered.sources)
+        self._state_lock = threading.Lock()
+        self._compaction_lock = threading.Lock()
+        self._published_segments: tuple[ManifestSegment, ...] = ()
+
+    @property
+    def checkpoint_lsn(self) -> int:
+        """Every LSN up to it is in a table, or known to be lost."""
+        with self._state_lock:
+            return _checkpoint(self._tables)
+
+    def add(self, memtables: list[Memtable]) -> None:
+        """Write ``memtables``, whose LSNs are consecutive and durable, to one table and publish it.
+
+        Raises:
+            OSError: it could not be written or published.
+        """
+        controls = [item for memtable in memtables for item in memtable.controls()]
+        metadata = _metadata_of(controls, self._unrecorded_damage)
+        batches = [memtable.batch() for memtable in memtables]
+        info = write_table(self._directory, self._store_id, batches, metadata)
+        self._sources |= metadata.sources
+        self.publish(added=[info])
+        self._unrecorded_damage = []
+
+    def publish(self, added: Iterable[TableInfo] = (), removed: Iterable[TableInfo] = ()) -> None:
+        """Change the set of tables and make it durable.
+
+        Raises:
+            OSError: the manifest could not be replaced.
+        """
+        with self._state_lock:
+            gone = {table.name for table in removed}
+            tables = [table for table in self._tables if table.name not in gone]
+            tables = sorted([*tables, *added], key=lambda table: table.min_lsn)
+            segments = self._pool.manifest_segments()
+            manifest = Manifest(
+                self._store_id,
+                self._generation + 1,
+                _checkpoint(tables),
+                tuple(ManifestTable(t.name, t.min_lsn, t.max_lsn, t.entries) for t in tables),
+                segments,
+                dict(self._sources),
+                tuple(self._damage[:MAX_REPORTED_DAMAGE]),
+            )
+            write_manifest(self._store, manifest)
+            self._generation += 1
+            self._tables = tables
+            self._published_segments = segments
+
+    def publish_segments(self) -> None:
+        """Publish the live segments, if they are not those that the manifest names. Raises as `publish`."""
+        if self._pool.manifest_segments() != self._published_segments:
+            self.publish()
+
+    def join_due(self) -> bool:
+        """Join the tables that are due first, if any are; return whether any were.
+
+        Raises:
+            OSError: an input cannot be read, or the output cannot be written or published.
+        """
+        with self._compaction_lock:
+            with self._state_lock:
+                tables = list(self._tables)
+            due = compaction.choose(
+                [None if table.name in self._left_alone else table for table in tables],
+                self._compaction_threshold,
+            )
+            if due is None:
+                return False
+            self._join(tables[due])
+            return True
+
+    def _join(self, inputs: list[TableInfo]) -> None:
+        opened: list[Table] = []
+        try:
+            for info in inputs:
+                opened.append(Table(self._directory / info.name, self._store_id))
+            output = concatenate_tables(self._directory, opened)
+        except DamagedError as error:
+            log.error("compaction leaves damaged tables alone: %s", error)
+            self._left_alone.update(
+                table.name for table in opened if table.damage or table.verify()
+            )
+            return
+        finally:
+            for table in opened:
+                table.close()
+        self.publish(added=[output], removed=inputs)
+        for info in inputs:
+            (self._directory / info.name).unlink()
+
+
+def _checkpoint(tables: list[TableInfo]) -> int:
+    return max((table.max_lsn for table in tables), default=0)
+
+
+def _metadata_of(controls: list[tuple[int, int, bytes]], damage: list[Damage]) -> TableMetadata:
+    """Return the metadata of a table from the control records among its entries."""
+    sources: dict[str, Any] = {}
+    steps: list[tuple[int, int, int]] = []
+    for kind, lsn, data in controls:
+        if kind == control.SOURCE_CHECKPOINT:
+            key, value = control.decode_source_checkpoint(data)
+            sources[key] = value
+        elif kind == control.CLOCK_STEP:
+            steps.append((lsn, *control.decode_clock_step(data)))
+    return TableMetadata(sources, tuple(steps), len(steps), tuple(damage))
