@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kifa.errors import (
     ClosedError,
     ConfigError,
+    ConnectionLostError,
     Damage,
     DamagedError,
     EntryRefusedError,
@@ -31,6 +32,7 @@ from kifa.errors import (
 
 if TYPE_CHECKING:
     from kifa._batch import Entry
+    from kifa.async_client import AsyncClient, connect_async
     from kifa.client import Client
     from kifa.client import Client as connect
     from kifa.engine import Log
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "ClosedError",
     "ConfigError",
+    "ConnectionLostError",
     "Damage",
     "DamagedError",
     "Entry",
@@ -61,12 +65,15 @@ __all__ = [
     "UnwritableError",
     "UsageError",
     "connect",
+    "connect_async",
     "open",
     "reader",
 ]
 
 # Loaded on first use: a command that only reads need not load the writer, nor `kifa --version` either.
 _LAZY = {
+    "AsyncClient": ("kifa.async_client", "AsyncClient"),
+    "connect_async": ("kifa.async_client", "connect_async"),
     "Client": ("kifa.client", "Client"),
     "connect": ("kifa.client", "Client"),
     "Entry": ("kifa._batch", "Entry"),

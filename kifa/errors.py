@@ -153,9 +153,22 @@ class EntryRefusedError(KifaError):
         self.lsns = lsns
 
 
+class ConnectionLostError(KifaError, ConnectionError):
+    """The connection to the daemon broke before every answer came; connect again.
+
+    ``lsns`` has the answers that did come, None for what was refused. The ``unknown`` entries behind them may be
+    stored or not, the first of those not stored perhaps in part; what came after was not sent.
+    """
+
+    def __init__(self, reason: str, lsns: list[int | None], unknown: int) -> None:
+        super().__init__(f"connection lost: {reason}; {unknown} sent without an answer")
+        self.lsns = lsns
+        self.unknown = unknown
+
+
 class ClosedError(KifaError):
-    """The log was closed."""
+    """The log, or the connection, was closed."""
 
 
 class ForkedError(KifaError):
-    """The log belongs to the parent process; a forked child must open its own."""
+    """The log, or the connection, belongs to the parent process; a forked child must open its own."""

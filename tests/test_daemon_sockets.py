@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import kifa
 from tests.daemons import DEADLINE_SECONDS, data_of, read_until, start
 
 
@@ -142,19 +141,3 @@ def test_every_datagram_of_a_burst_is_stored_or_counted(tmp_path: Path) -> None:
     entries = data_of(tmp_path)
     assert len(entries) + lost == 5001
     assert len(set(entries)) == len(entries)
-
-
-def test_the_client_of_the_package(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    options = ("--tcp", "127.0.0.1:0", "--unix", path, "--ack", "--max-line-size-bytes", 10)
-    with listening(tmp_path / "store", *options) as (_, (port,)):
-        with kifa.connect(f"127.0.0.1:{port}") as client:
-            assert client.send(b"one") == 1
-            assert client.send_many([b"%d" % n for n in range(5000)]) == list(range(2, 5002))
-            with pytest.raises(kifa.EntryRefusedError, match="11 bytes") as caught:
-                client.send_many([b"a", b"x" * 11, b"b"])
-            assert caught.value.lsns == [5002, None, 5003]
-            with pytest.raises(kifa.UsageError):
-                client.send(b"two\nlines")
-        with kifa.connect(str(path)) as client:
-            assert client.send(b"") == 5004
