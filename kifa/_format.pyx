@@ -189,7 +189,7 @@ cdef class Formatter:
                 done += <size_t>written
             elif error != EINTR:
                 self._size = 0
-                raise OSError(error, os.strerror(error))
+                raise OSError(error, os.strerror(error), descriptor)
             else:
                 PyErr_CheckSignals()
         self._size = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 
 from kifa.config import Config, parse_address
@@ -60,13 +61,17 @@ class _Daemon:
         while self._stop_code is None:
             ingest.run_round()
         self._notifier.send("STOPPING=1")
+        log.info("stopping")
         for source in self._sources:
             source.stop()
         ingest.drain()
         for source in self._sources:
             source.close()
         ingest.close()
-        return self._summarise(ingest)
+        code = self._summarise(ingest)
+        if code is ExitCode.OK and ingest.failure is not None:
+            raise ingest.failure
+        return code
 
     def _summarise(self, ingest: Ingest) -> ExitCode:
         assert self._store is not None
@@ -83,12 +88,8 @@ class _Daemon:
 
     def on_signal(self, number: int) -> None:
         if number in _STOP_CODES:
-            if self._stop_code is not None and number == signal.SIGINT:
-                os._exit(ExitCode.INTERRUPTED)
-            self._stop_code = _STOP_CODES[signal.Signals(number)]
-            if number == signal.SIGINT:
-                # While this thread drains it looks at no events: the handler itself leaves.
-                signal.signal(signal.SIGINT, lambda *_: os._exit(ExitCode.INTERRUPTED))
+            if self._stop_code is None:
+                self._stop_code = _STOP_CODES[signal.Signals(number)]
         elif number == signal.SIGHUP:
             self._reopen_files()
         elif self._store is not None and number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -106,24 +107,32 @@ class _Daemon:
         if config["files"]:
             openers.append(lambda: self._open_files(ingest))
         if config["tcp"] or config["unix"]:
-            from kifa.sources.stream import Limits, StreamListener, listen_tcp, listen_unix
+            from kifa.sources.stream import (
+                Connection,
+                Limits,
+                StreamListener,
+                listen_tcp,
+                listen_unix,
+                room_for_connections,
+            )
 
             limits = Limits(
-                config["max_connections"],
+                room_for_connections(config["max_connections"]),
                 config["max_line_size_bytes"],
                 config["idle_timeout_seconds"],
                 config["framing"] == "octet-counting",
                 config["ack"],
             )
+            connections: set[Connection] = set()
+
+            def listen(listener: socket.socket, name: str) -> Source:
+                return StreamListener(ingest, listener, name, limits, connections)
+
             for text in config["tcp"]:
                 address = parse_address(text)
-                openers.append(
-                    lambda a=address, t=text: StreamListener(ingest, listen_tcp(*a), t, limits)  # type: ignore[misc]
-                )
+                openers.append(lambda a=address, t=text: listen(listen_tcp(*a), t))  # type: ignore[misc]
             for path in config["unix"]:
-                openers.append(
-                    lambda p=path: StreamListener(ingest, listen_unix(p), p, limits)  # type: ignore[misc]
-                )
+                openers.append(lambda p=path: listen(listen_unix(p), p))  # type: ignore[misc]
         if config["udp"]:
             from kifa.sources.udp import DatagramSource
 

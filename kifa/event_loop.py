@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
@@ -43,6 +44,7 @@ class EventLoop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._serial = itertools.count()
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
+        self._signals: list[int] = []
 
     def add(self, descriptor: int, events: int, callback: OnEvents) -> None:
         """Call ``callback(events)`` when ``descriptor`` is ready; a regular file always is."""
@@ -70,18 +72,33 @@ class EventLoop:
         return timer
 
     def on_signals(self, numbers: Iterable[int], callback: Callable[[int], None]) -> None:
-        """Call ``callback(number)`` from the loop for each signal that arrives."""
+        """Call ``callback(number)`` from the loop for each signal that arrives.
+
+        Signals of one kind that come before the loop has its turn are one. After a SIGINT the next one is left to
+        the kernel, which ends the process at once, whatever it is doing.
+        """
         reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
         self._wakeup = (reader, writer)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+        def on_signal(number: int, _frame: object) -> None:
+            # The socket only wakes the loop: it may be full of others that were not looked at yet.
+            if number not in self._signals:
+                self._signals.append(number)
+            if number == signal.SIGINT:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+
         for number in numbers:
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, on_signal)
 
         def on_readable(_events: int) -> None:
-            for number in os.read(reader.fileno(), 64):
-                callback(number)
+            with contextlib.suppress(BlockingIOError):
+                while os.read(reader.fileno(), 4096):
+                    pass
+            while self._signals:
+                callback(self._signals.pop(0))
 
         self.add(reader.fileno(), READABLE, on_readable)
 

@@ -34,7 +34,10 @@ def write_entries(
     """
     formatter = Formatter(format)
     if format == "csv":
-        write_all(descriptor, [CSV_HEADER])
+        try:
+            write_all(descriptor, [CSV_HEADER])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, descriptor) from None  # as the formatter
     try:
         for batch in prefetched(reader.batches(selection)):
             formatter.add(batch, selection.reverse)

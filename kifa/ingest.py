@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from kifa._format import format_acks
 from kifa._lines import LineBuffer
-from kifa._wal import OVERSIZE
+from kifa._wal import DRAINED, OVERSIZE
 from kifa.engine import Log
-from kifa.errors import EntryTooLargeError, NoSpaceError
+from kifa.errors import EntryTooLargeError, KifaError, NoSpaceError
 from kifa.event_loop import EDGE, READABLE, EventLoop, Timer
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,8 @@ class Ingest:
         self.refused = 0
         """Lines that a source refused, or lost; they end in the summary and the exit code."""
         self.lost = 0
+        self.failure: KifaError | None = None
+        # What went wrong without costing a line; the daemon ends with it.
         self._framed_bytes = 0
         self._requested_lsn = store.last_lsn
         self._awaiting: dict[Answers, Callable[[bytes], None]] = {}
@@ -138,17 +140,18 @@ class Ingest:
                     first, count, reason, size = self.store.frame_lines(
                         lines, checkpoint is not None
                     )
+                    self._note_space()
+                    if count and answers is not None:
+                        answers.stored(first, count)
+                    if reason == OVERSIZE:
+                        self._refuse(f"line of {size} bytes is too long", answers, name)
                     if checkpoint is not None and (count or reason == OVERSIZE):
+                        # Only where no line is in its group can it find no space; the next one says the same.
                         self.store.frame_source_checkpoint(checkpoint[0], checkpoint[1]())
                 except NoSpaceError as error:
                     self._note_full(error)
                     continue
-                self._note_space()
-                if count and answers is not None:
-                    answers.stored(first, count)
-                if reason == OVERSIZE:
-                    self._refuse(f"line of {size} bytes is too long", answers, name)
-                elif reason == 0:
+                if reason == DRAINED:
                     return True
         finally:
             self._framed_bytes += before - lines.pending_bytes

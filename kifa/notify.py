@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
 from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
 
 
 class Notifier:
@@ -15,7 +19,10 @@ class Notifier:
         address = environment.get("NOTIFY_SOCKET")
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
+            try:
+                self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
+            except OSError as error:
+                log.warning("NOTIFY_SOCKET %s: %s", address, error.strerror)
         owner = environment.get("WATCHDOG_PID")
         interval = environment.get("WATCHDOG_USEC", "")
         is_mine = owner is None or owner == str(os.getpid())
@@ -25,4 +32,6 @@ class Notifier:
     def send(self, *states: str) -> None:
         """Send states such as ``READY=1`` and ``STATUS=...``."""
         if self._socket is not None:
-            self._socket.send("\n".join(states).encode())
+            # A service manager that is starting again must not end the daemon.
+            with contextlib.suppress(OSError):
+                self._socket.send("\n".join(states).encode())

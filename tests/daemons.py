@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import kifa
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 40.0
 
 
 def start(data_dir: Path, *options: object, **keywords: Any) -> subprocess.Popen[bytes]:
@@ -24,6 +29,32 @@ def start(data_dir: Path, *options: object, **keywords: Any) -> subprocess.Popen
         stderr=keywords.pop("stderr", subprocess.PIPE),
         **keywords,
     )
+
+
+@contextmanager
+def running(data_dir: Path, *options: object, **keywords: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that is ready; it is killed in the end, however that comes."""
+    process = start(data_dir, *options, **keywords)
+    try:
+        read_until(process.stderr, b"ready")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], Any], what: Callable[[], object] = lambda: None) -> Any:
+    """Return what ``condition`` returns as soon as that is true."""
+    end = time.monotonic() + DEADLINE_SECONDS
+    while not (result := condition()):
+        assert time.monotonic() < end, what()
+        time.sleep(0.01)
+    return result
+
+
+def unread_bytes(descriptor: Any) -> int:
+    """How much waits in a pipe."""
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4))[0])
 
 
 def read_until(stream: Any, wanted: bytes) -> bytes:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
-import struct
 import subprocess
-import termios
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.daemons import DEADLINE_SECONDS, data_of, read_until, start
+from tests.daemons import DEADLINE_SECONDS, data_of, read_until, start, unread_bytes, wait_for
 
 
 def pipe(store: Path, data: bytes, *options: object) -> tuple[int, bytes, bytes]:
@@ -73,11 +68,7 @@ def test_a_signal_stores_what_was_read(number: int, code: int, tmp_path: Path) -
         process.stdin.write(b"one\ntwo\nhalf")
         process.stdin.flush()
         # The pipe is empty when the daemon has read it; it stays open and idle.
-
-        end = time.monotonic() + DEADLINE_SECONDS
-        while struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4))[0]:
-            assert time.monotonic() < end
-            os.sched_yield()
+        wait_for(lambda: unread_bytes(reader) == 0)
         process.send_signal(number)
         assert process.wait(DEADLINE_SECONDS) == code
     assert data_of(tmp_path) == [b"one", b"two", b"half"]

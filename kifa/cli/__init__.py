@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -46,8 +47,42 @@ def cli() -> None:
     """Crash-proof local logging: what is confirmed is never lost."""
 
 
+STANDARD_OUTPUT = 1
+
+
+class _StandardOutput(io.FileIO):
+    """Fails once, with an error that says so: what the interpreter flushes at exit goes nowhere."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
+            if isinstance(error, BrokenPipeError):  # whoever reads, `head` say, has seen enough
+                return len(data)
+            raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
+
+
+def _open_standard_descriptors() -> None:
+    """Take the numbers of those that are closed, before a file of a store gets one and is read or written as it."""
+    for descriptor, access in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The wrong way round: using it is an error, as it is with a closed one.
+            os.open(os.devnull, access)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
+    _open_standard_descriptors()
+    output = _StandardOutput(STANDARD_OUTPUT, "w", closefd=False)
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding=sys.stdout.encoding if sys.stdout else None,
+        errors="surrogateescape",
+        line_buffering=output.isatty(),
+    )
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -65,11 +100,11 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except KifaError as error:
         return _complain(str(error), error.exit_code)
-    except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter must not complain about it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return ExitCode.OK
     except OSError as error:
+        if error.filename == STANDARD_OUTPUT:
+            return _complain(
+                f"standard output cannot be written: {error.strerror}", ExitCode.FAILURE
+            )
         return _complain(str(error), ExitCode.FAILURE)
 
 

@@ -10,14 +10,17 @@ import select
 from collections.abc import Callable
 
 from kifa._lines import LineBuffer
+from kifa.errors import KifaError
 from kifa.event_loop import READABLE, WRITABLE
 from kifa.ingest import Answers, Ingest
+from kifa.sources import waiting_bytes
 
 log = logging.getLogger(__name__)
 
 STANDARD_INPUT = 0
 STANDARD_OUTPUT = 1
 PIPE_SIZE_BYTES = 1 << 20
+CHUNK_SIZE_BYTES = 1 << 20
 # A pipe that is writable takes this much without blocking, and its flags, shared with others, stay as they are.
 PIPE_WRITE_SIZE_BYTES = 4096
 MAX_UNREAD_ANSWERS_BYTES = 1 << 20
@@ -36,7 +39,7 @@ class StandardInput:
         on_end: Callable[[], None],
     ) -> None:
         self._ingest = ingest
-        self._lines = LineBuffer(max_line_size_bytes)
+        self._lines = LineBuffer(max_line_size_bytes, CHUNK_SIZE_BYTES)
         self._answers = Answers() if ack else None
         self._on_end = on_end
         self._out = bytearray()
@@ -63,6 +66,10 @@ class StandardInput:
             size = self._lines.read_from(STANDARD_INPUT)
         except BlockingIOError:
             return
+        except OSError as error:  # a directory, a terminal that has gone
+            log.error("standard input cannot be read: %s", error.strerror)
+            self._ingest.lost += 1
+            size = 0
         if size == 0:
             self._end()
         self._store()
@@ -70,6 +77,7 @@ class StandardInput:
     def _end(self) -> None:
         self._ended = True
         self._lines.finish()
+        self._ingest.store.request_commit()
 
     def _store(self) -> None:
         stored = self._ingest.store_lines(self._lines, self._answers, name="stdin")
@@ -77,13 +85,16 @@ class StandardInput:
         if self._blocked:
             self._ingest.wait_for_space(self, self._store)
         self._resume()
-        if self._ended and stored:
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        # However slow the reader of the answers is: a signal ends the wait.
+        if self._ended and not (self._blocked or self._answers or self._out):
             self._on_end()
 
     def _send(self, data: bytes) -> None:
         self._out += data
-        self._write()
-        self._resume()
+        self._on_writable()
 
     def _write(self) -> None:
         poll = select.poll()
@@ -95,8 +106,8 @@ class StandardInput:
                     sent += os.write(STANDARD_OUTPUT, view[sent : sent + PIPE_WRITE_SIZE_BYTES])
             except BlockingIOError:
                 pass
-            except BrokenPipeError:
-                self._drop_answers()
+            except OSError as error:
+                self._drop_answers(error)
                 return
         del self._out[:sent]
         self._await_writable(bool(self._out))
@@ -108,12 +119,18 @@ class StandardInput:
             self._ingest.loop.remove(STANDARD_OUTPUT)
         self._writing = wanted
 
-    def _on_writable(self, _events: int) -> None:
+    def _on_writable(self, _events: int = WRITABLE) -> None:
         self._write()
         self._resume()
+        self._end_if_done()
 
-    def _drop_answers(self) -> None:
-        log.warning("nobody reads the answers on standard output any more; going on without")
+    def _drop_answers(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            log.warning("nobody reads the answers on standard output any more; going on without")
+        else:
+            message = f"no answers: standard output cannot be written: {error.strerror}"
+            log.error("%s; going on without", message)
+            self._ingest.failure = KifaError(f"{message}; everything else went on")
         assert self._answers is not None
         self._ingest.forget(self._answers)
         self._answers = None
@@ -121,9 +138,17 @@ class StandardInput:
         self._await_writable(False)
 
     def stop(self) -> None:
-        """Read no more; a half line is stored too, but where its sender would see that it was not acknowledged."""
-        if self._ended:
+        """Read what has come, and no more.
+
+        A half line is stored too, but where its sender would see that it was not acknowledged.
+        """
+        if self._ended and not self._blocked:
             return
+        if self._reading:
+            with contextlib.suppress(OSError):
+                for _ in range(-(-waiting_bytes(STANDARD_INPUT) // CHUNK_SIZE_BYTES)):
+                    self._lines.read_from(STANDARD_INPUT)
+                    self._ingest.store_lines(self._lines, self._answers, name="stdin")
         self._ended = True
         self._resume()
         if self._answers is None:

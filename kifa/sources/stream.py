@@ -6,6 +6,8 @@ import contextlib
 import errno
 import logging
 import os
+import resource
+import select
 import socket
 import stat
 import time
@@ -16,16 +18,44 @@ from kifa._lines import LineBuffer
 from kifa.errors import UnwritableError
 from kifa.event_loop import BROKEN, READABLE, WRITABLE, Timer
 from kifa.ingest import Answers, Ingest
+from kifa.sources import waiting_bytes
 from kifa.sources.octets import OctetStream
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 CHUNK_SIZE_BYTES = 64 * 1024
+# What the store, the listeners and a few followed files need.
+RESERVED_DESCRIPTORS = 64
+# How long to wait for a descriptor where not even one to turn senders away is left.
+EXHAUSTED_SECONDS = 0.5
 # A sender with so many unread answers is not read from, and cut off if it takes none of them for so long.
 MAX_UNREAD_ANSWERS_BYTES = 256 * 1024
 UNREAD_ANSWERS_SECONDS = 30.0
+# For all senders together, at the end of the daemon.
 CLOSE_SECONDS = 2.0
+MAX_DISCARDED_READS = 64
+
+
+def room_for_connections(wanted: int) -> int:
+    """Raise the limit of open files as far as allowed, and return how many connections it leaves room for.
+
+    A connection must never take the descriptor that the store needs for its next segment.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + RESERVED_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE,
+                (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard),
+            )
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if soft < needed:
+            room = max(1, soft - RESERVED_DESCRIPTORS)
+            log.warning("at most %d connections: only %d files may be open", room, soft)
+            return room
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +107,27 @@ def listen_unix(path: str) -> socket.socket:
 class StreamListener:
     """Accepts senders. A broken one, or too many, never stop it."""
 
-    def __init__(self, ingest: Ingest, listener: socket.socket, name: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        ingest: Ingest,
+        listener: socket.socket,
+        name: str,
+        limits: Limits,
+        all_connections: set[Connection],
+    ) -> None:
+        """Begin to listen.
+
+        Args:
+            all_connections: those of all listeners, which share one limit.
+        """
         self.ingest = ingest
         self.name = name
         self.limits = limits
-        self.connections: set[Connection] = set()
+        self._connections = all_connections
         self._listener = listener
-        # Given up to accept, and close, a sender when no descriptor is left.
+        self._is_stopped = False
+        self._idle_timer: Timer | None = None
+        # Given up to accept, and close, a sender when no descriptor is left; -1 where there is none for it either.
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         listener.setblocking(False)
         ingest.loop.add(listener.fileno(), READABLE, self._on_sender)
@@ -96,38 +140,84 @@ class StreamListener:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._turn_away_one()
             return
-        if len(self.connections) >= self.limits.max_connections:
+        if len(self._connections) >= self.limits.max_connections:
             log.warning("%s: more than %d connections", self.name, self.limits.max_connections)
             with contextlib.suppress(OSError):
                 peer.send(b"ERR too many connections\n")
             peer.close()
             return
-        self.connections.add(Connection(self, peer))
+        self._connections.add(Connection(self, peer))
+        if self.limits.idle_timeout_seconds and self._idle_timer is None:
+            self._close_idle()
 
     def _turn_away_one(self) -> None:
         log.error("%s: no descriptor left for another connection", self.name)
-        os.close(self._reserve)
-        try:
-            with contextlib.suppress(OSError):
-                self._listener.accept()[0].close()
-        finally:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+        with contextlib.suppress(OSError):
+            self._listener.accept()[0].close()
+        # Another thread may have been faster.
+        with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if self._reserve < 0:
+            # Nothing can be accepted, or turned away, before somebody lets go of one.
+            self.ingest.loop.remove(self._listener.fileno())
+            self.ingest.loop.call_later(EXHAUSTED_SECONDS, self._listen_again)
+
+    def _listen_again(self) -> None:
+        if self._listener.fileno() >= 0 and not self._is_stopped:
+            self.ingest.loop.add(self._listener.fileno(), READABLE, self._on_sender)
+
+    def _close_idle(self) -> None:
+        """End the connections that were silent for too long, and look again when the next one may be."""
+        limit = self.limits.idle_timeout_seconds
+        left = [connection.end_if_idle(limit) for connection in self._mine()]
+        self._idle_timer = (
+            self.ingest.loop.call_later(max(1.0, min(left)), self._close_idle) if left else None
+        )
+
+    def _mine(self) -> list[Connection]:
+        return [connection for connection in self._connections if connection.owner is self]
+
+    def drop(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._connections.discard(connection)
 
     def stop(self) -> None:
         """Accept and read no more; store what was read."""
+        self._is_stopped = True
         self.ingest.loop.remove(self._listener.fileno())
-        for connection in list(self.connections):
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        for connection in self._mine():
             connection.stop()
 
     def close(self) -> None:
         """Send the answers that are left, close, and remove the name of a Unix socket."""
-        for connection in list(self.connections):
-            connection.close_after_answers()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        waiting = {}
+        poll = select.poll()
+        for connection in self._mine():
+            descriptor = connection.fileno()
+            if not connection.close_after_answers():
+                waiting[descriptor] = connection
+                poll.register(descriptor, select.POLLOUT)
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for descriptor, _events in poll.poll(left * 1000):
+                if waiting[descriptor].close_after_answers():
+                    poll.unregister(descriptor)
+                    del waiting[descriptor]
+        if waiting:
+            log.warning("%s: %d senders did not read all answers", self.name, len(waiting))
+        for connection in waiting.values():
+            connection.drop("")
         if self._listener.family == socket.AF_UNIX:
             with contextlib.suppress(OSError):
                 Path(self._listener.getsockname()).unlink()
         self._listener.close()
-        os.close(self._reserve)
+        if self._reserve >= 0:
+            os.close(self._reserve)
 
 
 class Connection:
@@ -138,7 +228,7 @@ class Connection:
         if peer.family != socket.AF_UNIX:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._owner = owner
+        self.owner = owner
         self._ingest = owner.ingest
         self._peer = peer
         limits = owner.limits
@@ -154,12 +244,15 @@ class Connection:
         self._blocked = False
         self._closed = False
         self._last_read = time.monotonic()
+        self._last_sent = 0.0
         self._stall: Timer | None = None
         if self._answers is not None:
             self._ingest.answer_through(self._answers, self._send)
-        if limits.idle_timeout_seconds:
-            self._ingest.loop.call_later(limits.idle_timeout_seconds, self._check_idle)
         self._update_events()
+
+    def fileno(self) -> int:
+        """The descriptor of its socket."""
+        return self._peer.fileno()
 
     def _update_events(self) -> None:
         """Wait for what can be done now. For nothing, not even a hang-up, while the disk is full."""
@@ -184,7 +277,7 @@ class Connection:
         if self._events & READABLE and events & (READABLE | BROKEN):
             self._read()
         elif events & BROKEN:
-            self._drop("the sender has gone")
+            self.drop("the sender has gone")
 
     def _read(self) -> None:
         try:
@@ -193,7 +286,7 @@ class Connection:
             return
         except OSError as error:
             # What came before the reset is whole lines, or a half one that the sender knows it did not end.
-            log.info("%s: a sender broke off: %s", self._owner.name, error.strerror)
+            log.info("%s: a sender broke off: %s", self.owner.name, error.strerror)
             self._end()
             return
         self._last_read = time.monotonic()
@@ -220,52 +313,64 @@ class Connection:
 
     def _frame(self) -> bool:
         if isinstance(self._stream, LineBuffer):
-            return self._ingest.store_lines(self._stream, self._answers, name=self._owner.name)
-        return self._stream.store(self._ingest, self._answers, self._owner.name)
+            return self._ingest.store_lines(self._stream, self._answers, name=self.owner.name)
+        return self._stream.store(self._ingest, self._answers, self.owner.name)
 
     def _close_if_done(self) -> None:
         if self._ended and not self._blocked and not self._answers and not self._out:
-            self._drop("")
+            self.drop("")
 
     def _send(self, data: bytes) -> None:
         self._out += data
         self._write()
 
     def _write(self) -> None:
-        try:
-            sent = self._peer.send(self._out)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._drop("the sender has gone before its answers")
+        if not self._send_out():
             return
-        del self._out[:sent]
-        if self._stall is not None and (sent or not self._out):
-            self._stall.cancel()
-            self._stall = None
         if self._out and self._stall is None:
-            self._stall = self._ingest.loop.call_later(
-                UNREAD_ANSWERS_SECONDS, lambda: self._drop("the sender does not read its answers")
-            )
+            self._last_sent = time.monotonic()
+            self._check_stall()
         self._update_events()
         self._close_if_done()
 
-    def _check_idle(self) -> None:
-        if self._closed:
-            return
-        limit = self._owner.limits.idle_timeout_seconds
-        left = self._last_read + limit - time.monotonic()
-        if left <= 0 and not self._blocked:
-            log.info("%s: a sender was silent for %d s", self._owner.name, limit)
-            self._end()
-        else:
-            self._ingest.loop.call_later(max(left, 1.0), self._check_idle)
+    def _send_out(self) -> bool:
+        """Send what the socket takes of the answers; return whether the sender is still there."""
+        try:
+            sent = self._peer.send(self._out)
+        except BlockingIOError:
+            return True
+        except OSError:
+            self.drop("the sender has gone before its answers")
+            return False
+        del self._out[:sent]
+        self._last_sent = time.monotonic()
+        return True
 
-    def _drop(self, reason: str) -> None:
+    def _check_stall(self) -> None:
+        self._stall = None
+        left = self._last_sent + UNREAD_ANSWERS_SECONDS - time.monotonic()
+        if not self._out or self._closed:
+            return
+        if left <= 0:
+            self.drop("the sender does not read its answers")
+        else:
+            self._stall = self._ingest.loop.call_later(left, self._check_stall)
+
+    def end_if_idle(self, limit_seconds: float) -> float:
+        """End the connection if nothing came for so long; return after how many seconds to look again."""
+        left = self._last_read + limit_seconds - time.monotonic()
+        if left > 0 or self._blocked or self._ended:
+            return left if left > 0 else limit_seconds
+        log.info("%s: a sender was silent for %d s", self.owner.name, limit_seconds)
+        self._end()
+        return limit_seconds
+
+    def drop(self, reason: str) -> None:
+        """Close the connection now."""
         if self._closed:
             return
         if reason:
-            log.info("%s: connection closed: %s", self._owner.name, reason)
+            log.info("%s: connection closed: %s", self.owner.name, reason)
         self._closed = True
         if self._stall is not None:
             self._stall.cancel()
@@ -273,13 +378,27 @@ class Connection:
             self._ingest.loop.remove(self._peer.fileno())
         if self._answers is not None:
             self._ingest.forget(self._answers)
-        self._owner.connections.discard(self)
+        self.owner.drop(self)
+        with contextlib.suppress(OSError):
+            # What is left unread would make the kernel reset the connection, and the sender miss its last answers.
+            self._peer.shutdown(socket.SHUT_WR)
+            for _ in range(MAX_DISCARDED_READS):
+                if not self._peer.recv(CHUNK_SIZE_BYTES):
+                    break
         self._peer.close()
 
     def stop(self) -> None:
-        """Read no more; a half line is stored too, but where its sender would see that it was not acknowledged."""
-        if self._ended:
+        """Read what has come, and no more.
+
+        A half line is stored too, but where its sender would see that it was not acknowledged.
+        """
+        if self._ended and not self._blocked:
             return
+        if not self._ended:
+            with contextlib.suppress(OSError):
+                for _ in range(waiting_bytes(self.fileno()) // CHUNK_SIZE_BYTES + 1):
+                    self._stream.read_from(self.fileno())
+                    self._frame()
         self._ended = True
         if self._answers is None:
             self._stream.finish()
@@ -287,10 +406,8 @@ class Connection:
             self._ingest.lost += self._stream.refuse()
         self._update_events()
 
-    def close_after_answers(self) -> None:
-        """Send what is left, for a bounded time, and close."""
-        self._peer.settimeout(CLOSE_SECONDS)
-        with contextlib.suppress(OSError):
-            self._peer.sendall(self._out)
-            self._peer.shutdown(socket.SHUT_WR)
-        self._drop("")
+    def close_after_answers(self) -> bool:
+        """Send what can be sent now, and close if that is all; return whether it is closed."""
+        if self._send_out() and not self._out:
+            self.drop("")
+        return self._closed

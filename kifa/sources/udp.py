@@ -18,6 +18,8 @@ MAX_DATAGRAM_SIZE_BYTES = 64 * 1024
 RECEIVE_BUFFER_SIZE_BYTES = 16 << 20
 DATAGRAMS_PER_ROUND = 1024
 SO_RCVBUFFORCE = 33
+# What is still read at the end: all that the kernel may hold.
+MAX_DATAGRAMS_AT_END = 100_000
 # The same counter as SO_RXQ_OVFL gives with a datagram, but also when no further one comes: the ninth number.
 SO_MEMINFO = 55
 _MEMINFO = struct.Struct("9I")
@@ -33,11 +35,16 @@ class DatagramSource:
         self._held: bytes | None = None
         self._drops = 0
         try:
-            found = socket.getaddrinfo(
-                host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-            )[0]
-            self._socket = socket.socket(found[0], socket.SOCK_DGRAM)
-            self._socket.bind(found[4])
+            if host or not socket.has_dualstack_ipv6():
+                found = socket.getaddrinfo(
+                    host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+                )[0]
+                self._socket = socket.socket(found[0], socket.SOCK_DGRAM)
+                self._socket.bind(found[4])
+            else:
+                self._socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                self._socket.bind(("::", port))
         except OSError as error:
             raise UnwritableError(
                 f"cannot listen on {address}: {error.strerror or error}"
@@ -53,19 +60,24 @@ class DatagramSource:
 
     def _on_readable(self, _events: int) -> None:
         for _ in range(DATAGRAMS_PER_ROUND):
-            try:
-                datagram = self._socket.recv(MAX_DATAGRAM_SIZE_BYTES)
-            except BlockingIOError:
+            datagram = self._receive()
+            if datagram is None:
                 break
-            except OSError as error:
-                log.info("%s: %s", self._name, error.strerror)
-                continue
             if not self._ingest.store_entry(datagram, None, self._name):
                 self._held = datagram
                 self._ingest.loop.remove(self._socket.fileno())
                 self._ingest.wait_for_space(self, self._retry)
                 return
         self._count_drops()
+
+    def _receive(self) -> bytes | None:
+        while True:
+            try:
+                return self._socket.recv(MAX_DATAGRAM_SIZE_BYTES)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                log.info("%s: %s", self._name, error.strerror)
 
     def _retry(self) -> None:
         if self._held is None:
@@ -86,10 +98,16 @@ class DatagramSource:
             log.warning("%s: the kernel dropped %d datagrams", self._name, new)
 
     def stop(self) -> None:
-        """Read no more."""
+        """Store, or count, what has come, and read no more."""
         self._ingest.loop.remove(self._socket.fileno())
-        if self._held is not None and not self._ingest.store_entry(self._held, None, self._name):
-            self._ingest.lost += 1
+        datagram = self._receive() if self._held is None else self._held
+        for _ in range(MAX_DATAGRAMS_AT_END):
+            if datagram is None:
+                break
+            if not self._ingest.store_entry(datagram, None, self._name):
+                self._ingest.lost += 1
+            datagram = self._receive()
+        self._held = None
         self._count_drops()
 
     def close(self) -> None:

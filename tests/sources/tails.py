@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from tests.daemons import DEADLINE_SECONDS, data_of, start
-
-
-def wait_for(condition: Callable[[], Any], what: Callable[[], object] = lambda: None) -> Any:
-    """Return what ``condition`` returns as soon as that is true."""
-    end = time.monotonic() + DEADLINE_SECONDS
-    while not (result := condition()):
-        assert time.monotonic() < end, what()
-        time.sleep(0.01)
-    return result
+from tests.daemons import DEADLINE_SECONDS, data_of, start, wait_for
 
 
 class Tail:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons import wait_for
 from tests.sources.tails import Tail
 
 
@@ -198,10 +199,7 @@ def test_many_files_and_a_large_one(tmp_path: Path) -> None:
     for number in range(30):
         tail.append(b"small %d" % number, path=tmp_path / f"b{number}.log")
     with tail:
-        found = b""
-        from tests.sources.tails import wait_for
-
         wait_for(lambda: len(tail.lines()) == len(large) + 30)
         lines = tail.lines()
         assert [line for line in lines if line.startswith(b"large")] == large
-        assert {b"small %d" % number for number in range(30)} < set(lines), found
+        assert {b"small %d" % number for number in range(30)} < set(lines)
