@@ -147,6 +147,11 @@ def test_a_slow_reader_gets_every_answer_after_the_end_of_input(tmp_path: Path) 
         assert process.returncode == 0
 
 
+def in_shell(script: str, store: Path) -> list[str]:
+    daemon = [sys.executable, "-m", "kifa", "daemon", "-d", str(store), "--stdin", "--ack"]
+    return ["sh", "-c", script, "sh", *daemon]
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])
 def test_answers_that_cannot_be_given_are_an_error_and_every_line_is_stored(
