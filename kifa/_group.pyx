@@ -377,13 +377,15 @@ cdef class GroupCommit:
             else:
                 if self.returning:
                     self.gather()
-                self.lead()
+                if not self.held:  # it may have become so meanwhile
+                    self.lead()
         return STATUS_OK
 
     cdef int make_room(self, int status) noexcept nogil:
         # Does what a full group or memtable needs; what it cannot do it returns. With the mutex.
         if status == STATUS_GROUP_FULL:
-            return self.commit_through(self.groups[self.open_index].serial)
+            # A batch lets go of the mutex before it comes here: the full group may be in flight, and the open one empty.
+            return self.commit_through(self.last_framed_serial())
         if status == STATUS_NEEDS_FLUSH:
             pthread_cond_signal(&self.background_work)
             pthread_cond_wait(&self.room, &self.mutex)

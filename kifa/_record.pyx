@@ -268,7 +268,8 @@ cdef class SegmentScanner:
                 found.closed = True
                 break
             if state == WALK_STOPPED:
-                group = self.walk_broken()
+                # A group may fill the segment to its last byte.
+                group = self.walk_broken() if self.position < self.size else None
                 if group is None:
                     break
                 found.broken.append(group)

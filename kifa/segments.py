@@ -422,16 +422,14 @@ def _was_durable(group: BrokenGroup) -> bool:
     """Whether a broken last group is proven to have been whole on disk and damaged later."""
     if not (group.has_start and group.has_end):
         return False
-    for start, end in group.areas:
-        first, last = start // SECTOR_SIZE, (end - 1) // SECTOR_SIZE
-        valid_before = start % SECTOR_SIZE != 0
-        valid_behind = end % SECTOR_SIZE != 0
-        proven = (
-            (valid_before or valid_behind) if first == last else (valid_before and valid_behind)
-        )
-        if not proven or last - first > 1:
-            return False
-    return True
+    written: set[int] = set()
+    for extent in group.extents:
+        written.update(_sectors(extent.start, extent.end))
+    return all(written.issuperset(_sectors(start, end)) for start, end in group.areas)
+
+
+def _sectors(start: int, end: int) -> range:
+    return range(start // SECTOR_SIZE, (end - 1) // SECTOR_SIZE + 1)
 
 
 def _name_missing(

@@ -178,3 +178,61 @@ def test_a_header_survives_its_encoding() -> None:
         changed = bytearray(block)
         changed[bit // 8] ^= 1 << bit % 8
         assert SegmentHeader.decode(bytes(changed)) is None
+
+
+def test_a_group_that_fills_its_segment_to_the_last_byte_is_whole(store: Path) -> None:
+    """Recovery has to write it again, as any last group, and so has to see that it is complete."""
+    script = """
+import os, signal, sys, kifa
+log = kifa.open(sys.argv[1], segment_size_mib=1)
+log.append(b"x" * (1024 * 1024 - 8192 - 4096 - 100))
+log.append(b"y" * 3_900)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run_python(script, str(store))
+    with survey_log(store) as log:
+        (view,) = log.views
+        assert view.file.size_bytes == 1 << 20
+        assert log.torn_tail is None
+        assert view.last_group is not None
+        assert (view.last_group.first_lsn, view.last_group.end) == (2, 1 << 20)
+
+
+def batch_of_300(store: Path) -> tuple[Path, int]:
+    """Write a group of 300 entries of 300 bytes, and die; return its segment and where it starts."""
+    script = """
+import os, signal, sys, kifa
+log = kifa.open(sys.argv[1], segment_size_mib=1)
+log.append(b"before")
+log.append_many([b"%300d" % number for number in range(300)])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run_python(script, str(store))
+    return segment_of(store), 8192 + 4096
+
+
+def test_a_torn_sector_is_a_torn_tail_however_many_records_it_held(store: Path) -> None:
+    path, start = batch_of_300(store)
+    content = path.read_bytes()
+    for sector in range(start + 512, start + 300 * 340 // 512 * 512, 512):
+        path.write_bytes(content[:sector] + bytes(512) + content[sector + 512 :])
+        with survey_log(store) as log:
+            assert log.torn_tail is not None, f"sector at {sector}"
+            assert not log.damage
+            assert log.end_lsn == 1
+
+
+def test_damage_beside_valid_bytes_of_its_sector_is_no_torn_tail(store: Path) -> None:
+    path, start = batch_of_300(store)
+    content = path.read_bytes()
+    for record in range(1, 98):
+        damaged = bytearray(content)
+        # It is proven to have been written where the record shares each of its sectors with a neighbour.
+        damaged[start + record * 340 + 28] ^= 1
+        path.write_bytes(damaged)
+        with survey_log(store) as log:
+            first, last = start + record * 340, start + (record + 1) * 340
+            shared = first % 512 and last % 512 and last // 512 - first // 512 <= 1
+            assert (log.torn_tail is None) == bool(shared), f"record {record}"
+            if shared:
+                assert lost_lsns(log) == {record + 2}
