@@ -173,26 +173,26 @@ cdef class Formatter:
         return result
 
     def write_to(self, int descriptor):
-        """Write what was collected to ``descriptor``, and start anew.
+        """Write what was collected to ``descriptor``, and start anew, also where that fails.
 
         Raises:
             OSError: a write failed; some of it may have been written.
         """
         cdef size_t done = 0
+        cdef size_t size = self._size
         cdef ssize_t written
         cdef int error
-        while done < self._size:
+        self._size = 0
+        while done < size:
             with nogil:
-                written = write(descriptor, self._buffer + done, self._size - done)
+                written = write(descriptor, self._buffer + done, size - done)
                 error = errno
             if written >= 0:
                 done += <size_t>written
             elif error != EINTR:
-                self._size = 0
-                raise OSError(error, os.strerror(error), descriptor)
+                raise OSError(error, os.strerror(error))
             else:
                 PyErr_CheckSignals()
-        self._size = 0
 
 
 def format_acks(uint64_t first_lsn, uint64_t count):

@@ -190,8 +190,8 @@ class Config:
 def load_config(
     command_line: Mapping[str, Any],
     *,
-    data_dir: Path | None = None,
-    config_file: Path | None = None,
+    data_dir: str | Path | None = None,
+    config_file: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Config:
     """Return the configuration in force.
@@ -206,7 +206,7 @@ def load_config(
         ConfigError: a file is missing or unreadable, a key is unknown, a value is wrong.
     """
     environment = os.environ if environment is None else environment
-    data_dir, data_dir_layer = _find_data_dir(data_dir, environment)
+    store, data_dir_layer = _find_data_dir(data_dir, environment)
     values: dict[str, Any] = {name: setting.default for name, setting in SETTINGS.items()}
     layers = dict.fromkeys(SETTINGS, DEFAULT)
     layers["data_dir"] = data_dir_layer
@@ -218,7 +218,7 @@ def load_config(
             raise ConfigError(f"{layer}: {key} is {value!r}; {error}") from None
         layers[setting.name] = layer
 
-    file = config_file.expanduser() if config_file else data_dir / CONFIG_FILE_NAME
+    file = store / CONFIG_FILE_NAME if config_file is None else Path(config_file).expanduser()
     for setting, value in _read_file(file, required=config_file is not None):
         apply(setting, value, str(file), setting.key)
     for setting in SETTINGS.values():
@@ -227,12 +227,12 @@ def load_config(
     for name, value in command_line.items():
         if value is not None and value != ():
             apply(SETTINGS[name], value, COMMAND_LINE, SETTINGS[name].key)
-    return Config(data_dir, values, layers)
+    return Config(store, values, layers)
 
 
-def _find_data_dir(given: Path | None, environment: Mapping[str, str]) -> tuple[Path, str]:
+def _find_data_dir(given: str | Path | None, environment: Mapping[str, str]) -> tuple[Path, str]:
     if given is not None:
-        return given.expanduser(), COMMAND_LINE
+        return Path(given).expanduser(), COMMAND_LINE
     if environment.get("KIFA_DATA_DIR"):
         return Path(environment["KIFA_DATA_DIR"]).expanduser(), ENVIRONMENT
     raise ConfigError("no data directory: give -d DIR, or set KIFA_DATA_DIR")

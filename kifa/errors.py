@@ -22,7 +22,7 @@ class ExitCode(enum.IntEnum):
     SYNC_FAILED = 6  # a sync failed: nothing after it was confirmed; start again to recover
     NO_SPACE = 7  # the disk is full
     REFUSED = 8  # some lines were refused or lost by a source; the rest is stored
-    UNWRITABLE = 9  # the directory cannot be created or written
+    UNWRITABLE = 9  # the directory or the output cannot be created or written
     INTERRUPTED = 130  # SIGINT: everything read was stored first
     TERMINATED = 143  # SIGTERM: everything read was stored first
 
@@ -132,9 +132,14 @@ class NoSpaceError(KifaError):
 
 
 class UnwritableError(KifaError):
-    """The store's directory cannot be created or written."""
+    """The store's directory, or an output, cannot be created or written."""
 
     exit_code = ExitCode.UNWRITABLE
+
+
+def standard_output_error(error: OSError) -> KifaError:
+    """Return what a command raises that cannot write its output."""
+    return KifaError(f"standard output cannot be written: {error.strerror}")
 
 
 class EntryTooLargeError(KifaError):

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kifa._format import CSV_HEADER, Formatter
-from kifa.errors import DamagedError, NoSpaceError, UnwritableError, UsageError
+from kifa.errors import (
+    DamagedError,
+    KifaError,
+    NoSpaceError,
+    UnwritableError,
+    UsageError,
+    standard_output_error,
+)
 from kifa.fs import DurableReplacement, write_all
 from kifa.prefetch import prefetched
 from kifa.query import Reader, Selection
@@ -17,6 +24,7 @@ from kifa.query import Reader, Selection
 WRITE_SIZE_BYTES = 512 << 10
 
 OnProgress = Callable[[int], None]  # entries of the last batch
+Failure = Callable[[OSError], KifaError]
 
 
 def write_entries(
@@ -25,30 +33,33 @@ def write_entries(
     format: str,
     descriptor: int,
     on_progress: OnProgress | None = None,
+    failure: Failure = standard_output_error,
 ) -> None:
     """Write the selected entries to ``descriptor``, a line for each.
 
     Raises:
         DamagedError: after everything else was written.
-        OSError: writing failed.
+        BrokenPipeError: whoever reads it has gone.
+        KifaError: it cannot be written; what ``failure`` makes of the OSError.
     """
     formatter = Formatter(format)
-    if format == "csv":
-        try:
-            write_all(descriptor, [CSV_HEADER])
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, descriptor) from None  # as the formatter
+    with _failures_as(failure):
+        write_all(descriptor, [CSV_HEADER] if format == "csv" else [])
     try:
         for batch in prefetched(reader.batches(selection)):
             formatter.add(batch, selection.reverse)
             if formatter.size >= WRITE_SIZE_BYTES:
-                formatter.write_to(descriptor)
+                with _failures_as(failure):
+                    formatter.write_to(descriptor)
             if on_progress is not None:
                 on_progress(len(batch))
-    except DamagedError:
-        formatter.write_to(descriptor)
+    except Exception:
+        # what was read is written, whatever ended the reading; after a failed write nothing is left
+        with _failures_as(failure):
+            formatter.write_to(descriptor)
         raise
-    formatter.write_to(descriptor)
+    with _failures_as(failure):
+        formatter.write_to(descriptor)
 
 
 def export_entries(
@@ -66,24 +77,33 @@ def export_entries(
     """
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a file; use `kifa query` to write to it", file=str(path))
+
+    def failure(error: OSError) -> KifaError:
+        kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UnwritableError
+        message = f"cannot write {path}: {error.strerror}; nothing was changed"
+        return kind(message, file=str(path))
+
     damaged: DamagedError | None = None
     # hidden and with the process id: no file of the user has this name
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with _failures_told(path), DurableReplacement(draft) as file:
+    with _failures_as(failure):
+        replacement = DurableReplacement(draft)
+    with replacement as file:
         try:
-            write_entries(reader, selection, format, file.descriptor, on_progress)
+            write_entries(reader, selection, format, file.descriptor, on_progress, failure)
         except DamagedError as error:
             damaged = error
-        file.publish(path)
+        with _failures_as(failure):
+            file.publish(path)
     if damaged is not None:
         raise damaged
 
 
 @contextmanager
-def _failures_told(path: Path) -> Iterator[None]:
+def _failures_as(failure: Failure) -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UnwritableError
-        message = f"cannot write {path}: {error.strerror}; nothing was changed"
-        raise kind(message, file=str(path)) from error
+        raise failure(error) from error

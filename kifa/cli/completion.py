@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import click
 
-
-@click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+def run(shell: str) -> None:
     """Print the completion script of SHELL; for bash: eval "$(kifa completion bash)"."""
     from click.shell_completion import get_completion_class
 
-    from kifa.cli import cli
+    from kifa.cli import COMPLETION_VARIABLE
+    from kifa.cli._explained import cli
+    from kifa.cli._output import say
 
     script = get_completion_class(shell)
     assert script is not None
-    click.echo(script(cli, {}, "kifa", "_KIFA_COMPLETE").source())
+    say(script(cli, {}, "kifa", COMPLETION_VARIABLE).source() + "\n")

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
-import click
+from kifa.config import load_config
+from kifa.logs import set_up_logging
 
-from kifa.cli._settings import setting_options
 
-
-@click.command()
-@setting_options
-def daemon(data_dir: Path | None, config_file: Path | None, **given: Any) -> int:
+def run(data_dir: str | None, config_file: str | None, **given: Any) -> int:
     """Store what the sources send, each line or datagram as one entry.
 
     SIGINT and SIGTERM store everything that was read and end with 130 and 143, a second SIGINT leaves at once;
     SIGUSR1 switches to emergency mode, SIGUSR2 back.
     """
-    import os
-
-    from kifa.config import load_config
-    from kifa.logs import set_up_logging
-
     set_up_logging(os.environ)
     config = load_config(given, data_dir=data_dir, config_file=config_file)
     from kifa.daemon import run_daemon
