@@ -158,20 +158,7 @@ def test_answers_that_cannot_be_given_are_an_error_and_every_line_is_stored(
     unbuffered: str, output: str, tmp_path: Path
 ) -> None:
     result = subprocess.run(
-        [
-            "sh",
-            "-c",
-            '"$@" >&-' if output == "closed" else f'"$@" >{output}',
-            "sh",
-            sys.executable,
-            "-m",
-            "kifa",
-            "daemon",
-            "-d",
-            str(tmp_path),
-            "--stdin",
-            "--ack",
-        ],
+        in_shell('"$@" >&-' if output == "closed" else f'"$@" >{output}', tmp_path),
         input=b"a\nb\n",
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
@@ -209,20 +196,7 @@ def test_every_command_says_in_one_line_that_its_output_cannot_be_written(
 
 def test_a_closed_standard_descriptor_is_never_a_file_of_the_store(tmp_path: Path) -> None:
     result = subprocess.run(
-        [
-            "sh",
-            "-c",
-            '"$@" <&- >&- 2>&-',
-            "sh",
-            sys.executable,
-            "-m",
-            "kifa",
-            "daemon",
-            "-d",
-            str(tmp_path),
-            "--stdin",
-            "--ack",
-        ],
+        in_shell('"$@" <&- >&- 2>&-', tmp_path),
         timeout=DEADLINE_SECONDS,
         check=False,
     )
