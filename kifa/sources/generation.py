@@ -18,6 +18,8 @@ from kifa._lines import LineBuffer
 
 HEAD_SIZE_BYTES = 1024
 CHUNK_SIZE_BYTES = 256 * 1024
+# At either end, of a file that may be a copy.
+COMPARED_SIZE_BYTES = 1 << 20
 _OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -78,6 +80,7 @@ class Generation:
         status = os.fstat(descriptor)
         self.descriptor = descriptor
         self.identity = (status.st_dev, status.st_ino)
+        self.first_size_bytes = status.st_size
         self.is_copy = False
         self.is_dirty = True
         """Whether it may have changed since it was read to its end."""
@@ -147,6 +150,21 @@ class Generation:
         self.head = os.pread(self.descriptor, mark.head_size, 0)
         self.is_copy = mark.is_copy
         self.lines = self._lines_from(mark.offset)
+
+    def is_begun_by(self, later: Generation) -> bool:
+        """Whether ``later``, of which nothing was read, had everything that is in this file when it came."""
+        size = self.size_bytes
+        if later.read_bytes or not self.offset or later.first_size_bytes < size:
+            return False
+        ends = [
+            range(min(size, COMPARED_SIZE_BYTES)),
+            range(max(0, size - COMPARED_SIZE_BYTES), size),
+        ]
+        return all(
+            os.pread(self.descriptor, len(end), end.start)
+            == os.pread(later.descriptor, len(end), end.start)
+            for end in ends
+        )
 
     def skip_to_end(self) -> None:
         """Begin behind the last line end that is in the file now."""

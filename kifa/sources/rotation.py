@@ -5,18 +5,49 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections import deque
 from collections.abc import Collection, Iterator
 
 from kifa.sources.generation import Generation, Mark
 
+MAX_LINKS = 40  # as the kernel, which follows no more
 # app.log.1, app.log-20260131, app.log.2026-01-31_18; not app.log.1.gz
 _NUMBER_OR_DATE = re.compile(r"[._-]?\d[\dT._-]*")
+
+
+def names_on_the_way(path: str) -> Iterator[tuple[str, str]]:
+    """Yield (directory, name) of each step from the root to ``path``, symlinks included, as far as there is a way."""
+    current = "/"
+    names = deque(path.split("/"))
+    links = 0
+    while names:
+        name = names.popleft()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            current = os.path.dirname(current)  # noqa: PTH120
+            continue
+        yield current, name
+        candidate = os.path.join(current, name)  # noqa: PTH118
+        try:
+            target = os.readlink(candidate)  # noqa: PTH115
+        except OSError:
+            current = candidate
+            if not os.path.isdir(candidate):  # noqa: PTH112
+                break
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            break
+        if target.startswith("/"):
+            current = "/"
+        names.extendleft(reversed(target.split("/")))
 
 
 def directories_of(path: str) -> list[str]:
     """Return the directories where a rotated file of ``path`` may be: its own, and those that symlinks lead to."""
     found: list[str] = []
-    for _ in range(40):  # as the kernel, which follows no more
+    for _ in range(MAX_LINKS):
         directory = os.path.realpath(os.path.dirname(path) or ".")  # noqa: PTH120
         if directory not in found:
             found.append(directory)
@@ -35,8 +66,17 @@ def _entries(path: str) -> Iterator[os.DirEntry[str]]:
 
 
 def find(path: str, mark: Mark, max_line_size_bytes: int) -> Generation | None:
-    """Open the file of ``mark``, which was once at ``path``; None if it is gone or was truncated."""
-    candidates = (entry.path for entry in _entries(path) if entry.inode() == mark.inode)
+    """Open the file of ``mark``, which was once at ``path``; None if it is gone or was truncated.
+
+    One of which nothing was read has nothing to be known by but its inode, which another file may have by now: it must
+    have the name of a rotated one.
+    """
+    candidates = (
+        entry.path
+        for entry in _entries(path)
+        if entry.inode() == mark.inode
+        and (mark.head_size or _is_rotated_name(entry.name, os.path.basename(path)))  # noqa: PTH119
+    )
     for candidate in (path, *candidates):
         with contextlib.suppress(OSError):
             generation = Generation.open(candidate, max_line_size_bytes)
@@ -44,6 +84,19 @@ def find(path: str, mark: Mark, max_line_size_bytes: int) -> Generation | None:
                 generation.resume(mark)
                 return generation
             generation.close()
+    return None
+
+
+def find_replacement(path: str, mark: Mark, max_line_size_bytes: int) -> Generation | None:
+    """Open what is at ``path`` if it is a copy that took the place of the file of ``mark``, else None."""
+    if mark.head_size == 0:
+        return None
+    with contextlib.suppress(OSError):
+        generation = Generation.open(path, max_line_size_bytes)
+        if mark.matches(generation.descriptor):
+            generation.resume(mark)
+            return generation
+        generation.close()
     return None
 
 

@@ -18,7 +18,7 @@ from kifa.ingest import Ingest
 from kifa.sources import inotify
 from kifa.sources.generation import CHUNK_SIZE_BYTES, Generation
 from kifa.sources.inotify import Inotify, unseen_changes
-from kifa.sources.rotation import directories_of
+from kifa.sources.rotation import names_on_the_way
 from kifa.sources.tailed_path import TailedPath
 
 log = logging.getLogger(__name__)
@@ -29,13 +29,9 @@ ROUND_SIZE_BYTES = 1 << 20
 
 _FILE_EVENTS = inotify.MODIFY | inotify.ATTRIBUTES
 _DIRECTORY_GONE = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.IGNORED
-_DIRECTORY_EVENTS = (
-    inotify.CREATE
-    | inotify.MOVED_TO
-    | inotify.DELETE_SELF
-    | inotify.MOVE_SELF
-    | inotify.ONLY_DIRECTORY
-)
+# Of those above, only that they go: what else happens in them must not wake anybody.
+_ANCESTOR_EVENTS = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.ONLY_DIRECTORY
+_DIRECTORY_EVENTS = _ANCESTOR_EVENTS | inotify.CREATE | inotify.MOVED_TO
 
 
 class FileSource:
@@ -112,7 +108,10 @@ class FileSource:
             return False
         try:
             inode = generation.identity[1]
-            return any(m.inode == inode and m.matches(generation.descriptor) for m in marks)
+            # The inode alone says nothing: it may have been freed and used again.
+            return any(
+                m.inode == inode and m.head_size and m.matches(generation.descriptor) for m in marks
+            )
         finally:
             generation.close()
 
@@ -125,33 +124,29 @@ class FileSource:
     # ---- what changed --------------------------------------------------------------------------------------
 
     def _watch_directories(self) -> None:
-        """Watch where a name of interest may appear: the directories of the files, or those above that exist."""
-        directories: dict[str, None] = {}
+        """Watch where a name of interest may appear, and whether a directory on the way to one goes."""
+        ways = dict.fromkeys([*self._paths, *self._patterns])
         for pattern in self._patterns:
-            literal = pattern
-            while glob.has_magic(literal) or not os.path.isdir(literal):  # noqa: PTH112
-                if literal == "/":
-                    break
-                self._names.add(os.path.basename(literal))  # noqa: PTH119
-                literal = os.path.dirname(literal)  # noqa: PTH120
-            directories[literal] = None
-            head = os.path.dirname(pattern)  # noqa: PTH120
-            while len(head) > len(literal):
-                directories |= dict.fromkeys(glob.glob(head))  # noqa: PTH207
-                head = os.path.dirname(head)  # noqa: PTH120
-        for path in [*self._paths, *self._patterns]:
-            target = path
-            for directory in directories_of(path):
-                self._names.add(os.path.basename(target))  # noqa: PTH119
-                if os.path.islink(target):  # noqa: PTH114
-                    target = os.path.join(directory, os.readlink(target))  # noqa: PTH115, PTH118
-                directories[directory] = None
+            head, name = os.path.split(pattern)
+            while glob.has_magic(head):  # each directory that it may name
+                ways |= {os.path.join(found, name): None for found in glob.glob(head)}  # noqa: PTH118, PTH207
+                head, name = os.path.split(head)
+        self._names = set()
+        directories: dict[str, int] = {}
+        for way in ways:
+            for directory, name in names_on_the_way(way):
+                path = os.path.join(directory, name)  # noqa: PTH118
+                is_fixed = os.path.isdir(path) and not os.path.islink(path)  # noqa: PTH112, PTH114
+                directories.setdefault(directory, _ANCESTOR_EVENTS)
+                if not is_fixed:
+                    directories[directory] = _DIRECTORY_EVENTS
+                    self._names.add(name)
         watches = set()
-        for directory in directories:
-            kind = unseen_changes(directory)
+        for directory, events in directories.items():
+            kind = unseen_changes(directory) if events == _DIRECTORY_EVENTS else None
             if kind is not None:
                 self._poll(f"{directory} is on {kind}")
-            handle = self._try_watch(directory)
+            handle = self._try_watch(directory, events)
             if handle is not None:
                 watches.add(handle)
         for handle in self._directories - watches:
@@ -159,11 +154,11 @@ class FileSource:
             self._inotify.unwatch(handle)
         self._directories = watches
 
-    def _try_watch(self, directory: str) -> int | None:
+    def _try_watch(self, directory: str, events: int) -> int | None:
         if self._inotify is None or not os.path.isdir(directory):  # noqa: PTH112
             return None
         try:
-            return self._inotify.watch(directory, _DIRECTORY_EVENTS, self._on_directory)
+            return self._inotify.watch(directory, events, self._on_directory)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from kifa.event_loop import Timer
 from kifa.ingest import Ingest
 from kifa.sources.generation import Found, Generation, Mark
-from kifa.sources.rotation import find, find_copy, find_later
+from kifa.sources.rotation import find, find_copy, find_later, find_replacement
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,8 @@ class TailedPath:
         limit = self._tails.max_line_size_bytes
         for index, mark in enumerate(marks):
             generation = find(self.path, mark, limit)
+            if generation is None and index == len(marks) - 1:
+                generation = find_replacement(self.path, mark, limit)
             if generation is not None:
                 self._add(generation)
             elif any(later.offset for later in marks[index + 1 :]):
@@ -200,6 +202,11 @@ class TailedPath:
         if later:
             if not any(other.size_bytes for other in later):
                 return False  # its writer has not moved on
+            if is_deleted and generation.is_begun_by(later[0]):
+                log.info("%s: it was replaced by a copy of itself", self.path)
+                later[0].resume(generation.mark)
+                self._remove(generation)
+                return True
             if not generation.is_passed:
                 # What came into the newer file came after what is in this one now.
                 generation.is_passed = generation.is_dirty = True
