@@ -6,10 +6,9 @@ so that each recovered entry names the line it came from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
 
 # What normal mode may lose of the entries that append() has accepted and nobody has confirmed.
 NORMAL_AT_RISK = 49
@@ -45,6 +44,7 @@ class Entry:
 
     lsn: int
     data: bytes
+    timestamp_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,21 @@ class Observation:
 
     Args:
         sent: for each source the lines given to the store, in order, without those it refused.
-        acked: LSN to the bytes it was confirmed for, over all cycles.
-        seen: LSN to bytes of what an earlier cycle has recovered: it must stay, confirmed or not.
-        accepted: LSN to bytes of what append() returned for; the daemon shows none.
-        recovered: the entries after recovery, in the reader's order; None if it could not be read.
-        recovered_again: the same after a second recovery of the same bytes.
-        second_reader: the same entries from an independent decoder.
+        acked: LSN to the bytes it was confirmed for before the cut, over all cycles.
+        recovered: the entries after the cut, in the reader's order; None if it could not be read.
+        recovered_again: the entries once the store has recovered and taken entries again. It begins with `recovered`.
+        second_reader: the same entries as `recovered`, from an independent decoder.
         next_lsn: the first LSN confirmed after the recovery; None if the store took no entry.
         acks_in_cycle: how many acknowledgements came between the start and the cut.
         at_stake: lines without an answer, plus operations without a sync, when the cut fell.
+        seen: LSN to what an earlier cycle has recovered: it must stay, confirmed or not.
+        shown: LSN to what a reader showed before the cut, but for what it showed after a sync had failed: that is
+            "maybe", neither durable nor lost.
+        accepted: LSN to bytes of what append() returned for; the daemon shows none.
+        complete: sources of which each line must be there, exactly once, after the recovery: files that are followed.
+        rotten: LSNs that were destroyed on the disk on purpose: they may be missing.
+        clock: what the wall clock showed while the entries were written that were not seen before: (earliest, latest),
+            Unix ms; None if that is not known.
     """
 
     sent: Mapping[str, Sequence[bytes]]
@@ -72,8 +78,12 @@ class Observation:
     next_lsn: int | None
     acks_in_cycle: int
     at_stake: int
-    seen: Mapping[int, bytes] = field(default_factory=dict)
+    seen: Mapping[int, Entry] = field(default_factory=dict)
+    shown: Mapping[int, Entry] = field(default_factory=dict)
     accepted: Mapping[int, bytes] = field(default_factory=dict)
+    complete: Collection[str] = ()
+    rotten: Collection[int] = frozenset()
+    clock: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,11 @@ def judge(observation: Observation, flush_mode: FlushMode) -> Judgement:
     Returns:
         `PASS` only if every promise held and something was at stake.
     """
-    findings = tuple(_findings(observation, flush_mode))
+    return judgement(tuple(_findings(observation, flush_mode)))
+
+
+def judgement(findings: tuple[Finding, ...]) -> Judgement:
+    """The worst of the findings is the verdict."""
     verdict = min((f.verdict for f in findings), key=_SEVERITY.__getitem__, default=Verdict.PASS)
     return Judgement(verdict, findings)
 
@@ -110,10 +124,14 @@ def _findings(observation: Observation, flush_mode: FlushMode) -> Iterator[Findi
     if recovered is None:
         yield Finding(Verdict.UNAVAILABLE, None, "the store cannot be read")
         return
-    yield from _numbering(recovered)
+    again = observation.recovered_again
+    whole = recovered if again is None else again
+    yield from _numbering(observation, whole)
     yield from _promised(observation, recovered)
     yield from _accepted(observation, recovered, flush_mode)
-    yield from _origins(observation, recovered)
+    yield from _origins(observation, whole)
+    yield from _completeness(observation, whole)
+    yield from _times(observation, whole)
     yield from _readers(observation, recovered)
     yield from _next_write(observation, recovered)
     if observation.acks_in_cycle == 0:
@@ -133,28 +151,44 @@ def _contradictions(observation: Observation) -> Iterator[Finding]:
             yield Finding(Verdict.HARNESS_BROKEN, lsn, "confirmed for a line that was not sent")
 
 
-def _numbering(recovered: Sequence[Entry]) -> Iterator[Finding]:
+def _numbering(observation: Observation, recovered: Sequence[Entry]) -> Iterator[Finding]:
     """LSNs are 1, 2, 3, ..."""
-    if recovered and recovered[0].lsn != 1:
-        yield Finding(Verdict.LOST, 1, f"the first LSN is {recovered[0].lsn}")
-    for before, after in pairwise(recovered):
+    before = Entry(0, b"")
+    for after in recovered:
         if after.lsn == before.lsn:
             yield Finding(Verdict.CORRUPT, after.lsn, "the LSN stands twice")
         elif after.lsn < before.lsn:
             yield Finding(Verdict.REORDERED, after.lsn, f"stands behind LSN {before.lsn}")
-        elif after.lsn > before.lsn + 1:
-            yield Finding(Verdict.LOST, before.lsn + 1, f"missing up to LSN {after.lsn - 1}")
+        else:
+            missing = [
+                lsn for lsn in range(before.lsn + 1, after.lsn) if lsn not in observation.rotten
+            ]
+            if missing:
+                yield Finding(Verdict.LOST, missing[0], f"missing up to LSN {missing[-1]}")
+        before = after
 
 
 def _promised(observation: Observation, recovered: Sequence[Entry]) -> Iterator[Finding]:
-    """What was confirmed, or shown by an earlier recovery, is there with the same bytes."""
-    found = {entry.lsn: entry.data for entry in recovered}
-    for promises, how in ((observation.acked, "confirmed"), (observation.seen, "recovered before")):
-        for lsn, data in promises.items():
-            if lsn not in found:
-                yield Finding(Verdict.LOST, lsn, f"{how} and missing")
-            elif found[lsn] != data:
-                yield Finding(Verdict.CORRUPT, lsn, f"{how} with other bytes")
+    """What was confirmed, or shown by a reader or an earlier recovery, is there with the same bytes and time."""
+    found = {entry.lsn: entry for entry in recovered}
+    for lsn, data in observation.acked.items():
+        yield from _kept(observation, found.get(lsn), Entry(lsn, data), "confirmed")
+    for promises, how in ((observation.shown, "shown"), (observation.seen, "recovered before")):
+        for lsn, entry in promises.items():
+            present = found.get(lsn)
+            yield from _kept(observation, present, entry, how)
+            if present is not None and present.timestamp_ms != entry.timestamp_ms:
+                yield Finding(Verdict.CORRUPT, lsn, f"{how} with another time")
+
+
+def _kept(
+    observation: Observation, present: Entry | None, promised: Entry, how: str
+) -> Iterator[Finding]:
+    if present is None:
+        if promised.lsn not in observation.rotten:
+            yield Finding(Verdict.LOST, promised.lsn, f"{how} and missing")
+    elif present.data != promised.data:
+        yield Finding(Verdict.CORRUPT, promised.lsn, f"{how} with other bytes")
 
 
 def _accepted(
@@ -180,7 +214,8 @@ def _origins(observation: Observation, recovered: Sequence[Entry]) -> Iterator[F
         for position, line in enumerate(lines)
     }
     expected = dict.fromkeys(observation.sent, 0)
-    present = {entry.data for entry in recovered}
+    # A line that comes later is out of order, which is found there; what has rotted may be missing.
+    present = {entry.data for entry in recovered} | _rotten_lines(observation)
     taken: set[bytes] = set()
     for entry in recovered:
         if entry.data not in origins:
@@ -195,11 +230,41 @@ def _origins(observation: Observation, recovered: Sequence[Entry]) -> Iterator[F
             yield Finding(Verdict.REORDERED, entry.lsn, f"stands behind later lines of {source}")
             continue
         for hole in observation.sent[source][expected[source] : position]:
-            # A line that comes later is out of order; that is found there.
             if hole not in present:
                 yield Finding(Verdict.LOST, entry.lsn, f"an earlier line of {source} is missing")
                 break
         expected[source] = position + 1
+
+
+def _rotten_lines(observation: Observation) -> set[bytes]:
+    known = dict(observation.acked) | {
+        lsn: entry.data for lsn, entry in [*observation.seen.items(), *observation.shown.items()]
+    }
+    return {known[lsn] for lsn in observation.rotten if lsn in known}
+
+
+def _completeness(observation: Observation, recovered: Sequence[Entry]) -> Iterator[Finding]:
+    present = {entry.data for entry in recovered} | _rotten_lines(observation)
+    for source in observation.complete:
+        missing = [line for line in observation.sent[source] if line not in present]
+        if missing:
+            yield Finding(
+                Verdict.LOST, None, f"{len(missing)} lines of {source} were not read, or skipped"
+            )
+
+
+def _times(observation: Observation, recovered: Sequence[Entry]) -> Iterator[Finding]:
+    """The time of a new entry is that of the clock when it was written."""
+    if observation.clock is None:
+        return
+    earliest, latest = observation.clock
+    for entry in recovered:
+        if entry.lsn not in observation.seen and not earliest <= entry.timestamp_ms <= latest:
+            yield Finding(
+                Verdict.CORRUPT,
+                entry.lsn,
+                f"its time, {entry.timestamp_ms}, is not within {earliest} to {latest}",
+            )
 
 
 def _readers(observation: Observation, recovered: Sequence[Entry]) -> Iterator[Finding]:
@@ -207,7 +272,7 @@ def _readers(observation: Observation, recovered: Sequence[Entry]) -> Iterator[F
     again = observation.recovered_again
     if again is None:
         yield Finding(Verdict.UNAVAILABLE, None, "the store cannot be read a second time")
-    elif list(again) != list(recovered):
+    elif list(again[: len(recovered)]) != list(recovered):
         yield Finding(Verdict.CORRUPT, None, "a second recovery gives other entries")
     second = observation.second_reader
     if second is None or list(second) != list(recovered):
@@ -215,7 +280,12 @@ def _readers(observation: Observation, recovered: Sequence[Entry]) -> Iterator[F
 
 
 def _next_write(observation: Observation, recovered: Sequence[Entry]) -> Iterator[Finding]:
-    used = [*observation.acked, *observation.seen, *(entry.lsn for entry in recovered)]
+    used = [
+        *observation.acked,
+        *observation.seen,
+        *observation.shown,
+        *(entry.lsn for entry in recovered),
+    ]
     if observation.next_lsn is None:
         yield Finding(Verdict.UNAVAILABLE, None, "the store takes no entries after recovery")
     elif used and observation.next_lsn <= max(used):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 TYPES = {"payment": 60, "withdrawal": 20, "deposit": 15, "transfer": 5}
@@ -28,8 +28,14 @@ class Population:
     agents: int = 20
 
 
-def transactions(seed: int, population: Population) -> Iterator[list[bytes]]:
-    """Yield blocks of `BLOCK_LINES` lines (with their line ends) without end."""
+def transactions(
+    seed: int, population: Population, clock: Callable[[], float] = time.time
+) -> Iterator[list[bytes]]:
+    """Yield blocks of `BLOCK_LINES` lines (with their line ends) without end.
+
+    Args:
+        clock: gives the time of a block in seconds since 1970.
+    """
     random_numbers = random.Random(seed)
     terminals = [f"POS-{number:04d}" for number in range(1, population.terminals + 1)]
     agents = [f"AGT-{number:04d}" for number in range(1, population.agents + 1)]
@@ -50,7 +56,7 @@ def transactions(seed: int, population: Population) -> Iterator[list[bytes]]:
             [random_numbers.getrandbits(32) for _ in range(BLOCK_LINES)],
             strict=True,
         )
-        timestamp = _timestamp()
+        timestamp = _timestamp(clock())
         yield [
             (
                 f'{{"txn_id":"TXN-{seed}-{number:08d}","terminal_id":"{terminal}",'
@@ -81,7 +87,6 @@ def _amounts(random_numbers: random.Random) -> list[int]:
     return [10 * int(5 + 1_000 * uniform() ** 4 * (1 + 9 * uniform())) for _ in range(BLOCK_LINES)]
 
 
-def _timestamp() -> str:
-    now = time.time()
+def _timestamp(now: float) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
     return f"{whole}.{int(now % 1 * 1000):03d}Z"

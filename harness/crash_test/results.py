@@ -202,7 +202,7 @@ class RunResult:
             "verdicts": {str(verdict): count for verdict, count in self.verdicts.items()},
             "stages": {str(stage): count for stage, count in self.stages.items()},
         }
-        return {**_encode(self), "totals": totals}
+        return {**encode(self), "totals": totals}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -222,13 +222,14 @@ def exit_code_of(cycles: tuple[CycleResult, ...]) -> ExitCode:
     return ExitCode.PASSED
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
+    """Return results as JSON has them."""
     if is_dataclass(value):
-        return {field.name: _encode(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, tuple):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
+        return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, StrEnum | Path):
         return str(value)
     return int(value) if isinstance(value, IntEnum) else value

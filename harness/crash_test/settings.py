@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.crash_test.errors import SettingsError
 from harness.oracle import FlushMode
 
 MIXED = "mixed"
@@ -48,7 +49,7 @@ class Settings:
     rate: float = 500.0
     seed: int = 0
     power: str = "lazyfs"
-    profile: str = "lazyfs"
+    profile: str = PROFILES[0]
     runner: str = "local"
     source: str = "stdin"
     target: str = "kifa"
@@ -62,6 +63,21 @@ class Settings:
     lazyfs_fifo: Path | None = None
     lazyfs_completed_fifo: Path | None = None
     feed_seconds: float = 1.0
+
+    def check(self) -> None:
+        """Check that the settings go together.
+
+        Raises:
+            SettingsError: they do not.
+        """
+        foreign = (self.lazyfs_root, self.lazyfs_fifo)
+        if any(foreign) and not all(foreign):
+            raise SettingsError("--lazyfs-root and --lazyfs-fifo go together")
+        if self.power == "sigkill":
+            if self.faults not in ("none", "clock"):
+                raise SettingsError(f"--faults {self.faults} needs --power lazyfs")
+            if self.profile != PROFILES[0]:
+                raise SettingsError(f"--profile {self.profile} needs --power lazyfs")
 
     def command_line(self, cycles: int | None = None) -> tuple[str, ...]:
         """The command that repeats this run.

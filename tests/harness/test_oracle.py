@@ -109,7 +109,7 @@ def test_sources_may_interleave() -> None:
 
 
 def test_what_was_seen_once_stays() -> None:
-    seen = {entry.lsn: entry.data for entry in entries(5)}
+    seen = {entry.lsn: entry for entry in entries(5)}
     assert verdict(observed(entries(5), seen=seen)) is Verdict.PASS
     assert verdict(observed(entries(4), seen=seen)) is Verdict.LOST
 
@@ -156,3 +156,51 @@ GOOD = observed(entries(3), acked=2)
 )
 def test_each_kind_of_verdict(observation: Observation, expected: Verdict) -> None:
     assert verdict(observation) is expected
+
+
+def test_a_reader_that_shows_what_the_cut_then_loses_is_found() -> None:
+    shown = {entry.lsn: entry for entry in entries(5)}
+    assert verdict(observed(entries(5), shown=shown)) is Verdict.PASS
+    assert verdict(observed(entries(4), shown=shown)) is Verdict.LOST
+
+
+@pytest.mark.parametrize("promise", ["seen", "shown"])
+def test_times_stay(promise: str) -> None:
+    promised = {1: Entry(1, LINES[0], 1_000)}
+    kept = [Entry(1, LINES[0], 1_000)]
+    altered = [Entry(1, LINES[0], 1_001)]
+    assert verdict(observed(kept, **{promise: promised})) is Verdict.PASS
+    assert verdict(observed(altered, **{promise: promised})) is Verdict.CORRUPT
+
+
+def test_the_time_of_a_new_entry_is_that_of_the_clock() -> None:
+    recovered = [Entry(1, LINES[0], 500), Entry(2, LINES[1], 1_500)]
+    seen = {1: recovered[0]}
+    assert verdict(observed(recovered, seen=seen, clock=(1_000, 2_000))) is Verdict.PASS
+    assert verdict(observed(recovered, seen=seen, clock=(1_000, 1_400))) is Verdict.CORRUPT
+    assert verdict(observed(recovered, clock=(1_000, 2_000))) is Verdict.CORRUPT
+
+
+def test_every_line_of_a_followed_file_is_there_once() -> None:
+    sent = {"file": LINES[:3]}
+    observation = observed(entries(2), sent=sent, complete=("file",))
+    assert verdict(replace(observation, recovered_again=entries(3))) is Verdict.PASS
+    assert verdict(observation) is Verdict.LOST
+    twice = [*entries(3), Entry(4, LINES[2])]
+    assert verdict(replace(observation, recovered_again=twice)) is Verdict.PHANTOM
+
+
+def test_what_rotted_may_be_missing_and_nothing_else() -> None:
+    recovered = [entry for entry in entries(5) if entry.lsn not in (2, 3)]
+    observation = observed(recovered, acked=5, rotten={2, 3})
+    assert verdict(observation) is Verdict.PASS
+    assert verdict(replace(observation, rotten={2})) is Verdict.LOST
+    assert (
+        verdict(observed([entries(2)[0], Entry(2, b"x")], acked=2, rotten={2})) is Verdict.CORRUPT
+    )
+
+
+def test_what_the_store_takes_after_the_recovery_is_judged_too() -> None:
+    more = [*entries(3), Entry(4, b"never sent")]
+    assert verdict(replace(GOOD, recovered_again=more)) is Verdict.PHANTOM
+    assert verdict(replace(GOOD, recovered_again=entries(4))) is Verdict.PASS

@@ -1,0 +1,165 @@
+"""One cycle: feed, cut, examine, judge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from harness import oracle
+from harness.crash_test.cut import Cutter
+from harness.crash_test.examine import CLOCK_SLACK_MS, Examiner
+from harness.crash_test.feed import Feed, Hooks
+from harness.crash_test.locate import locate
+from harness.crash_test.look import Look
+from harness.crash_test.plan import CyclePlan
+from harness.crash_test.results import Counts, Cut, CycleResult, Durations, encode
+from harness.crash_test.stand import Stand
+from harness.crash_test.timeline import Timeline
+from harness.oracle import Entry, FlushMode, Judgement, Observation, Verdict
+
+MAX_FINDINGS = 50
+
+
+class Cycle:
+    """Runs one cycle on a stand whose target is ready for its plan."""
+
+    def __init__(self, stand: Stand, plan: CyclePlan, following: CyclePlan, evidence: Path) -> None:
+        """Nothing happens yet.
+
+        Args:
+            following: the plan of the next cycle, for which the target is started after the cut.
+            evidence: a directory for this cycle; removed again if it passed.
+        """
+        self._stand = stand
+        self._plan = plan
+        self._following = following
+        self._evidence = evidence
+        evidence.mkdir(parents=True)
+        self._timeline = Timeline(evidence / "journal.txt", plan.number)
+        self._cutter = Cutter(stand, plan, following, self._timeline)
+
+    def run(self, start_s: float, *, closes: bool) -> CycleResult:
+        """Run it.
+
+        Args:
+            start_s: how long the target took to be ready for it.
+            closes: the store is not used after it: the target is to end in order.
+        """
+        stand, plan = self._stand, self._plan
+        began_ms = int(time.time() * 1000)
+        stand.power.begin_cycle(plan.profile, plan.seed)
+        if plan.rotates_file and stand.store.file is not None:
+            stand.store.file.rotate()
+        assert stand.child is not None
+        feed = Feed(plan, stand.settings.rate, stand.child, stand.senders, self._hooks())
+        feed.run()
+        feed_s = self._timeline.elapsed_s
+        cut = self._cutter.cut(feed, may_end=False)
+        store = stand.store.path
+        examiner = Examiner(stand, self._following, self._timeline)
+        examination = examiner.examine(
+            stand.power.at_rest(store) if cut.power_went else store,
+            acks_in_cycle=feed.confirmed,
+            at_stake=cut.at_stake,
+            clock=(began_ms - CLOCK_SLACK_MS, 0),
+        )
+        verify_began_s = self._timeline.elapsed_s
+        more = [*cut.findings, *examination.findings, *stand.store.ledger.contradictions]
+        if closes:
+            more += examiner.close(examination.observation)
+        judgement = judge(examination.observation, stand.settings.flush_mode, more)
+        self._timeline.note("verified", judgement.verdict)
+        counts = _counts(feed, examination.observation, judgement)
+        if judgement.verdict is Verdict.PASS:
+            recovered = examination.observation.recovered_again or ()
+            file = [stand.store.file] if stand.store.file is not None else []
+            stand.store.ledger.settle(recovered, [*stand.senders, *file])
+        total_s = self._timeline.elapsed_s
+        durations = Durations(
+            start_s, feed_s, examination.recovery_s, total_s - verify_began_s, total_s
+        )
+        return self._result(cut.cut, counts, judgement, durations)
+
+    def _hooks(self) -> Hooks:
+        return Hooks(
+            confirmed=self._on_confirmed,
+            first_confirmed=self._cutter.arm,
+            looked=self._on_looked,
+            open_look=self._open_look,
+            tick=lambda since_first_s: None,
+        )
+
+    def _on_confirmed(self, lines: list[tuple[int, bytes]]) -> None:
+        self._stand.store.ledger.confirm(lines)
+        self._timeline.confirmed(lines)
+
+    def _open_look(self) -> Look | None:
+        store = self._stand.store
+        return self._stand.look(store.path, store.ledger.highest_lsn + 1)
+
+    def _on_looked(self, entries: list[Entry]) -> None:
+        self._stand.store.ledger.show(entries)
+        self._timeline.note("look", f"{len(entries)} more entries")
+
+    def _result(
+        self, cut: Cut, counts: Counts, judgement: Judgement, durations: Durations
+    ) -> CycleResult:
+        stand, plan = self._stand, self._plan
+        findings = locate(judgement.findings[:MAX_FINDINGS], stand.store.ledger, stand.snapshot)
+        result = CycleResult(
+            number=plan.number,
+            seed=plan.seed,
+            mode=stand.settings.flush_mode,
+            source=plan.source,
+            target=stand.target.name,
+            profile=plan.profile if stand.power.has_faults else "",
+            power=stand.power.name,
+            faults=(),
+            cut=cut,
+            counts=counts,
+            verdict=judgement.verdict,
+            findings=findings,
+            timeline=tuple(self._timeline.events),
+            durations=durations,
+            evidence=None,
+            repeat=stand.settings.command_line(plan.number),
+        )
+        self._timeline.close()
+        if result.passed and not stand.settings.keep:
+            shutil.rmtree(self._evidence)
+            return result
+        return self._keep(result)
+
+    def _keep(self, result: CycleResult) -> CycleResult:
+        """Keep what explains the result."""
+        result = replace(result, evidence=self._evidence)
+        if self._stand.snapshot.exists():
+            shutil.copytree(self._stand.snapshot, self._evidence / "disk")
+        shutil.copy(self._stand.log_path, self._evidence)
+        (self._evidence / "cycle.json").write_text(
+            json.dumps({"result": encode(result), "plan": asdict(self._plan)}, indent=1)
+        )
+        return result
+
+
+def judge(
+    observation: Observation, flush_mode: FlushMode, more: Sequence[oracle.Finding]
+) -> Judgement:
+    """The oracle's judgement, with what was found wrong beside what was recovered."""
+    return oracle.judgement((*more, *oracle.judge(observation, flush_mode).findings))
+
+
+def _counts(feed: Feed, observation: Observation, judgement: Judgement) -> Counts:
+    lost = {f.lsn for f in judgement.findings if f.verdict in (Verdict.LOST, Verdict.CORRUPT)}
+    return Counts(
+        sent=feed.sent,
+        confirmed=feed.confirmed,
+        confirmed_in_all=len(observation.acked),
+        recovered=len(observation.recovered or ()),
+        lost=len(lost & observation.acked.keys()),
+        at_stake=observation.at_stake,
+    )

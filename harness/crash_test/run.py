@@ -1,0 +1,174 @@
+"""A run: sets the stand up, carries out the cycles, and takes everything down again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from harness.crash_test.cycle import Cycle
+from harness.crash_test.errors import CrashTestError
+from harness.crash_test.plan import Requests, plan_cycle
+from harness.crash_test.power import Power
+from harness.crash_test.power.lazyfs import LazyfsPower
+from harness.crash_test.power.sigkill import SigkillPower
+from harness.crash_test.results import CycleResult, RunResult, exit_code_of
+from harness.crash_test.settings import Settings
+from harness.crash_test.stand import Stand
+from harness.crash_test.targets import Target
+from harness.crash_test.targets.kifa import KifaTarget
+
+KEPT_KERNEL = (
+    "with --power sigkill the kernel may have kept what the process wrote and did not sync"
+)
+OnCycle = Callable[[CycleResult], None]
+
+
+class Run:
+    """One run; a context manager, that leaves nothing behind but evidence."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = ExitStack()
+        self._cycles: list[CycleResult] = []
+
+    def __enter__(self) -> Run:
+        with ExitStack() as stack:
+            self._set_up(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _set_up(self, stack: ExitStack) -> None:
+        settings = self._settings
+        if settings.data_dir is None:
+            self.directory = Path(tempfile.mkdtemp(prefix="kifa-crash-test-"))
+        else:
+            self.directory = settings.data_dir.absolute()
+            self.directory.mkdir(parents=True, exist_ok=True)
+        stack.callback(self._clean_directory)
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kct-")))
+        work = self.directory / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        power = make_power(settings, self.directory, sockets)
+        stack.callback(power.close)
+        self._stand = Stand(settings, power, make_target(settings), work, sockets)
+        stack.callback(self._stand.close)
+
+    def _clean_directory(self) -> None:
+        """Remove everything but evidence."""
+        for name in ("work", "disk", "synced", "lazyfs.log"):
+            path = self.directory / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        for path in (self.directory / "evidence", self.directory):
+            with suppress(OSError):  # there is evidence in it, or it is the user's
+                path.rmdir()
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, on_cycle: OnCycle) -> RunResult:
+        """Carry out all cycles.
+
+        Args:
+            on_cycle: told of each.
+
+        Raises:
+            CrashTestError: the target does not start at all, or something that is needed fails.
+        """
+        began = time.monotonic()
+        started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        stand, settings = self._stand, self._settings
+        plan = plan_cycle(settings, 1, self._requests())
+        start_s = self._begin_store(plan.number)
+        for number in range(1, settings.cycles + 1):
+            following = plan_cycle(settings, number + 1, self._requests())
+            evidence = self.directory / "evidence" / f"cycle-{number:04d}"
+            shutil.rmtree(evidence, ignore_errors=True)
+            is_last = number == settings.cycles
+            result = Cycle(stand, plan, following, evidence).run(
+                start_s, closes=is_last or following.begins_store
+            )
+            self._cycles.append(result)
+            on_cycle(result)
+            plan, start_s = following, result.durations.recovery_s
+            if not is_last and (following.begins_store or not result.passed):
+                start_s = self._begin_store(plan.number)
+        cycles = tuple(self._cycles)
+        return RunResult(
+            settings,
+            versions(settings),
+            started_at,
+            time.monotonic() - began,
+            cycles,
+            exit_code_of(cycles),
+            () if stand.power.loses_power else (KEPT_KERNEL,),
+        )
+
+    def _requests(self) -> Requests:
+        return self._stand.target.requests if self._stand.power.has_faults else {}
+
+    def _begin_store(self, number: int) -> float:
+        """Start the target on a new store; return how many seconds that took."""
+        stand = self._stand
+        stand.close_senders()
+        stand.end_child()
+        stand.new_store(number)
+        plan = plan_cycle(self._settings, number, self._requests())
+        began = time.monotonic()
+        if not stand.start(plan):
+            code = stand.end_child()
+            raise CrashTestError(
+                f"the target does not start (exit code {code}): {stand.last_words()}"
+            )
+        stand.open_senders(plan)
+        return time.monotonic() - began
+
+
+def make_power(settings: Settings, directory: Path, sockets: Path) -> Power:
+    """Return the power that the settings name."""
+    if settings.power == "sigkill":
+        return SigkillPower(directory)
+    return LazyfsPower(directory, sockets / "lazyfs")
+
+
+def make_target(settings: Settings) -> Target:
+    """Return the target that the settings name."""
+    return KifaTarget(settings.kifa_bin, settings.flush_mode)
+
+
+def target_names() -> tuple[str, ...]:
+    """Return the names of all targets."""
+    return (KifaTarget.name,)
+
+
+def versions(settings: Settings) -> dict[str, str]:
+    """Return what took part in the run."""
+    found = {
+        "python": platform.python_version(),
+        "kernel": f"{os.uname().sysname} {os.uname().release}",
+        "harness": importlib.metadata.version("kifa"),
+    }
+    with suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run(
+            [settings.kifa_bin, "--version"], capture_output=True, text=True, timeout=30, check=True
+        )
+        found["target"] = said.stdout.strip()
+    return found
+
+
+def default_kifa_bin() -> str:
+    """Return the ``kifa`` that was installed with this harness, or else the one on the path."""
+    beside = Path(sys.executable).with_name("kifa")
+    return str(beside) if beside.exists() else "kifa"
