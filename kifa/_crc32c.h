@@ -13,12 +13,15 @@
 #include <string.h>
 
 #define KIFA_CRC_POLYNOMIAL 0x82F63B78u
-#define KIFA_CRC_LANE 1024u /* bytes of each of the three streams */
+#define KIFA_CRC_LANE 1024u      /* bytes of each of the three streams */
+#define KIFA_CRC_SHORT_LANE 64u /* the same for input of the size of one entry */
 
 typedef uint32_t (*kifa_crc32c_function)(uint32_t, const uint8_t *, size_t);
 
 static uint32_t kifa_crc_table[8][256];
-static uint32_t kifa_crc_shift[4][256]; /* appends KIFA_CRC_LANE zero bytes to a CRC state */
+/* Append a lane of zero bytes to a CRC state. */
+static uint32_t kifa_crc_shift[4][256];
+static uint32_t kifa_crc_short_shift[4][256];
 
 static inline uint64_t kifa_load64(const uint8_t *p) {
     uint64_t word;
@@ -41,9 +44,8 @@ static uint32_t kifa_crc32c_table(uint32_t seed, const uint8_t *p, size_t n) {
     return ~crc;
 }
 
-static inline uint32_t kifa_crc_skip_lane(uint32_t crc) {
-    return kifa_crc_shift[0][crc & 255] ^ kifa_crc_shift[1][(crc >> 8) & 255] ^ kifa_crc_shift[2][(crc >> 16) & 255] ^
-           kifa_crc_shift[3][crc >> 24];
+static inline uint32_t kifa_crc_skip(uint32_t (*shift)[256], uint32_t crc) {
+    return shift[0][crc & 255] ^ shift[1][(crc >> 8) & 255] ^ shift[2][(crc >> 16) & 255] ^ shift[3][crc >> 24];
 }
 
 #if defined(__x86_64__)
@@ -60,20 +62,25 @@ static inline uint32_t kifa_crc_skip_lane(uint32_t crc) {
 #endif
 
 #ifdef KIFA_CRC_TARGET
+KIFA_CRC_TARGET static inline uint32_t kifa_crc_three(
+    uint32_t crc, const uint8_t *p, size_t lane, uint32_t (*shift)[256]
+) {
+    uint32_t second = 0, third = 0;
+    for (size_t i = 0; i < lane; i += 8) {
+        crc = KIFA_CRC_8(crc, kifa_load64(p + i));
+        second = KIFA_CRC_8(second, kifa_load64(p + lane + i));
+        third = KIFA_CRC_8(third, kifa_load64(p + 2 * lane + i));
+    }
+    crc = kifa_crc_skip(shift, crc) ^ second;
+    return kifa_crc_skip(shift, crc) ^ third;
+}
+
 KIFA_CRC_TARGET static uint32_t kifa_crc32c_hardware(uint32_t seed, const uint8_t *p, size_t n) {
     uint32_t crc = ~seed;
-    while (n >= 3 * KIFA_CRC_LANE) {
-        uint32_t second = 0, third = 0;
-        for (size_t i = 0; i < KIFA_CRC_LANE; i += 8) {
-            crc = KIFA_CRC_8(crc, kifa_load64(p + i));
-            second = KIFA_CRC_8(second, kifa_load64(p + KIFA_CRC_LANE + i));
-            third = KIFA_CRC_8(third, kifa_load64(p + 2 * KIFA_CRC_LANE + i));
-        }
-        crc = kifa_crc_skip_lane(crc) ^ second;
-        crc = kifa_crc_skip_lane(crc) ^ third;
-        p += 3 * KIFA_CRC_LANE;
-        n -= 3 * KIFA_CRC_LANE;
-    }
+    for (; n >= 3 * KIFA_CRC_LANE; p += 3 * KIFA_CRC_LANE, n -= 3 * KIFA_CRC_LANE)
+        crc = kifa_crc_three(crc, p, KIFA_CRC_LANE, kifa_crc_shift);
+    for (; n >= 3 * KIFA_CRC_SHORT_LANE; p += 3 * KIFA_CRC_SHORT_LANE, n -= 3 * KIFA_CRC_SHORT_LANE)
+        crc = kifa_crc_three(crc, p, KIFA_CRC_SHORT_LANE, kifa_crc_short_shift);
     while (n >= 8) {
         crc = KIFA_CRC_8(crc, kifa_load64(p));
         p += 8;
@@ -87,6 +94,20 @@ KIFA_CRC_TARGET static uint32_t kifa_crc32c_hardware(uint32_t seed, const uint8_
 static uint32_t kifa_crc32c_first(uint32_t seed, const uint8_t *p, size_t n);
 static kifa_crc32c_function kifa_crc32c = kifa_crc32c_first;
 
+/* Appending zeros is linear, so 32 states of one bit give all others. */
+static void kifa_crc_fill_shift(uint32_t (*shift)[256], uint32_t lane) {
+    for (int byte = 0; byte < 4; byte++)
+        for (uint32_t i = 1; i < 256; i++) {
+            uint32_t crc = i << (8 * byte);
+            if (i & (i - 1)) {
+                shift[byte][i] = shift[byte][i & (i - 1)] ^ shift[byte][i & -i];
+                continue;
+            }
+            for (uint32_t n = 0; n < lane; n++) crc = kifa_crc_table[0][crc & 255] ^ (crc >> 8);
+            shift[byte][i] = crc;
+        }
+}
+
 static void kifa_crc32c_prepare(void) {
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t crc = i;
@@ -98,12 +119,8 @@ static void kifa_crc32c_prepare(void) {
             uint32_t crc = kifa_crc_table[k - 1][i];
             kifa_crc_table[k][i] = kifa_crc_table[0][crc & 255] ^ (crc >> 8);
         }
-    for (int byte = 0; byte < 4; byte++)
-        for (uint32_t i = 0; i < 256; i++) {
-            uint32_t crc = i << (8 * byte);
-            for (uint32_t n = 0; n < KIFA_CRC_LANE; n++) crc = kifa_crc_table[0][crc & 255] ^ (crc >> 8);
-            kifa_crc_shift[byte][i] = crc;
-        }
+    kifa_crc_fill_shift(kifa_crc_shift, KIFA_CRC_LANE);
+    kifa_crc_fill_shift(kifa_crc_short_shift, KIFA_CRC_SHORT_LANE);
 }
 
 /* Fills the tables on first use and replaces itself. Idempotent, so two threads that race do the same work twice;

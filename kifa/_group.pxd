@@ -19,6 +19,7 @@ cdef struct Group:
 
 cdef enum:
     MAX_FROZEN = 4          # memtables that wait for their flush; then writers wait
+    MAX_FLUSHED = 2         # memtables of one flush: while those are written, the others are filled
 
 
 cdef enum Status:
@@ -80,7 +81,8 @@ cdef class GroupCommit:
     cdef Arena *active
     cdef Arena *frozen[MAX_FROZEN]
     cdef int frozen_count
-    cdef Arena *spare_arena
+    cdef Arena *spares[MAX_FROZEN]      # arenas to fill again: memory that was never touched is dear
+    cdef int spare_count
     cdef bint freeze_requested
     cdef int flush_error
     cdef bint background_woken

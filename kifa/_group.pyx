@@ -19,14 +19,14 @@ import os
 from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from kifa._layout cimport (
     BLOCK_SIZE, FLAG_GROUP_END, FLAG_GROUP_START, MAX_GROUP_SIZE, RECORD_OVERHEAD, SEGMENT_DATA_OFFSET,
     TYPE_CLOCK_STEP, TYPE_CLOSE, TYPE_ENTRY,
 )
 from kifa._memtable cimport (
-    Arena, arena_add_control, arena_free, arena_last_lsn, arena_new, arena_reserve, arena_size,
+    Arena, arena_add, arena_add_control, arena_free, arena_last_lsn, arena_new, arena_reserve, arena_size,
 )
 from kifa._platform cimport (
     aligned_buffer, boot_ms, cond_init, cond_wait_until, fdatasync, monotonic, pthread_cond_broadcast,
@@ -114,7 +114,8 @@ cdef class GroupCommit:
         free(self.groups[0].buffer)
         free(self.groups[1].buffer)
         arena_free(self.active)
-        arena_free(self.spare_arena)
+        for index in range(self.spare_count):
+            arena_free(self.spares[index])
         for index in range(self.frozen_count):
             arena_free(self.frozen[index])
 
@@ -283,14 +284,7 @@ cdef class GroupCommit:
             return STATUS_NO_MEMORY
         self.add_record(group, data, length, type, timestamp_ms)
         if type == TYPE_ENTRY:
-            if arena.count == 0:
-                arena.first_lsn = self.next_lsn
-            memcpy(arena.data + arena.data_size, data, length)
-            arena.offsets[arena.count] = <uint32_t>arena.data_size
-            arena.lengths[arena.count] = length
-            arena.timestamps[arena.count] = timestamp_ms
-            arena.data_size += length
-            arena.count += 1
+            arena_add(arena, self.next_lsn, timestamp_ms, data, length)
             group.entries += 1
             group.last_lsn = self.next_lsn
             self.next_lsn += 1
@@ -486,10 +480,13 @@ cdef class GroupCommit:
         # Control records alone are hints (docs/FORMAT.md, "Record") and wait for the entries they will go with.
         if self.active.count == 0 or self.frozen_count == MAX_FROZEN:
             return
-        fresh = self.spare_arena if self.spare_arena != NULL else arena_new()
+        if self.spare_count:
+            self.spare_count -= 1
+            fresh = self.spares[self.spare_count]
+        else:
+            fresh = arena_new()
         if fresh == NULL:
             return
-        self.spare_arena = NULL
         self.frozen[self.frozen_count] = self.active
         self.frozen_count += 1
         self.active = fresh
@@ -497,7 +494,7 @@ cdef class GroupCommit:
 
     cdef int flushable_count(self) noexcept nogil:
         cdef int count = 0
-        while count < self.frozen_count and arena_last_lsn(self.frozen[count]) <= self.durable:
+        while count < min(self.frozen_count, <int>MAX_FLUSHED) and arena_last_lsn(self.frozen[count]) <= self.durable:
             count += 1
         return count
 

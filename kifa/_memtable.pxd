@@ -1,5 +1,6 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 
 cdef struct Arena:
@@ -22,7 +23,7 @@ cdef struct Arena:
 cdef Arena *arena_new() noexcept nogil
 cdef void arena_free(Arena *arena) noexcept nogil
 cdef void arena_reset(Arena *arena) noexcept nogil
-cdef bint arena_reserve(Arena *arena, size_t data_size) noexcept nogil
+cdef bint arena_grow(Arena *arena, size_t data_size) noexcept nogil
 cdef bint arena_add_control(
     Arena *arena, uint8_t type, uint64_t lsn, const uint8_t *data, uint32_t length
 ) noexcept nogil
@@ -38,6 +39,27 @@ cdef inline size_t arena_size(const Arena *arena) noexcept nogil:
 
 cdef inline uint64_t arena_last_lsn(const Arena *arena) noexcept nogil:
     return arena.first_lsn + arena.count - 1
+
+
+cdef inline bint arena_reserve(Arena *arena, size_t data_size) noexcept nogil:
+    # Makes room for one more entry of `data_size` bytes; False without memory, and nothing has changed then.
+    if arena.count < arena.capacity and arena.data_size + data_size <= arena.data_capacity:
+        return True
+    return arena_grow(arena, data_size)
+
+
+cdef inline void arena_add(
+    Arena *arena, uint64_t lsn, uint64_t timestamp_ms, const uint8_t *data, uint32_t length
+) noexcept nogil:
+    # Adds the entry that `arena_reserve` made room for.
+    if arena.count == 0:
+        arena.first_lsn = lsn
+    memcpy(arena.data + arena.data_size, data, length)
+    arena.offsets[arena.count] = <uint32_t>arena.data_size
+    arena.lengths[arena.count] = length
+    arena.timestamps[arena.count] = timestamp_ms
+    arena.data_size += length
+    arena.count += 1
 
 
 cdef class Memtable:

@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from kifa._batch cimport EntryBatch
-from kifa._memtable cimport ARENA_ENTRY_SIZE, Arena, arena_last_lsn, arena_size
+from kifa._memtable cimport Arena, arena_add, arena_last_lsn, arena_reserve, arena_size
 from kifa._record cimport load_u32, load_u64, store_u32, store_u64
 
 cdef enum:
@@ -51,8 +51,7 @@ cdef bint grow(void **buffer, size_t *capacity, size_t wanted, size_t item_size)
     return True
 
 
-cdef bint arena_reserve(Arena *arena, size_t data_size) noexcept nogil:
-    # Makes room for one more entry of `data_size` bytes; False without memory, and nothing has changed then.
+cdef bint arena_grow(Arena *arena, size_t data_size) noexcept nogil:
     cdef size_t capacity
     if arena.count == arena.capacity:
         capacity = arena.capacity
@@ -158,17 +157,13 @@ cdef class Memtable:
         cdef Py_ssize_t index
         cdef Arena *arena = self.arena
         assert arena.count == 0 or batch.first_lsn == arena_last_lsn(arena) + 1, "LSNs in a memtable are consecutive"
-        if arena.count == 0:
-            arena.first_lsn = batch.first_lsn
         for index in range(batch.count):
             if not arena_reserve(arena, batch.lengths[index]):
                 raise MemoryError()
-            memcpy(arena.data + arena.data_size, batch.base + batch.offsets[index], batch.lengths[index])
-            arena.offsets[arena.count] = <uint32_t>arena.data_size
-            arena.lengths[arena.count] = batch.lengths[index]
-            arena.timestamps[arena.count] = batch.timestamps[index]
-            arena.data_size += batch.lengths[index]
-            arena.count += 1
+            arena_add(
+                arena, batch.first_lsn + <uint64_t>index, batch.timestamps[index],
+                batch.base + batch.offsets[index], batch.lengths[index],
+            )
 
     def add_control(self, uint8_t type, uint64_t lsn, bytes data not None):
         """Append a control record."""

@@ -23,6 +23,9 @@ cdef extern from *:
     #include <pthread.h>
     #include <stdlib.h>
     #include <time.h>
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #endif
 
     /* Conditions wait on the monotonic clock: wall clocks of devices without a battery jump. */
     static inline int kifa_cond_init(pthread_cond_t *cond) {
@@ -51,6 +54,13 @@ cdef extern from *:
     /* Goes on while the device sleeps, unlike CLOCK_MONOTONIC: sleeping is no clock step. */
     static inline long long kifa_boot_ms(void) { return kifa_clock_ms(CLOCK_BOOTTIME); }
 
+    /* Gives freed memory back to the system, where the C library keeps some. */
+    static inline void kifa_return_free_memory(void) {
+    #ifdef __GLIBC__
+        malloc_trim(0);
+    #endif
+    }
+
     static inline void *kifa_aligned_buffer(size_t size) {
         void *buffer = NULL;
         return posix_memalign(&buffer, 4096, size) == 0 ? buffer : NULL;
@@ -62,3 +72,4 @@ cdef extern from *:
     long long wall_ms "kifa_wall_ms"() noexcept nogil
     long long boot_ms "kifa_boot_ms"() noexcept nogil
     void *aligned_buffer "kifa_aligned_buffer"(size_t) noexcept nogil
+    void return_free_memory "kifa_return_free_memory"() noexcept nogil

@@ -9,3 +9,4 @@ cdef class LogWriter(GroupCommit):
     cdef int frame_available(
         self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason
     ) noexcept nogil
+    cdef void free_spares(self) noexcept nogil

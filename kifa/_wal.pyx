@@ -15,13 +15,16 @@ from kifa._lines cimport LINE_FOUND, LINE_NONE, LineBuffer, LineState
 from kifa._memtable cimport Memtable, arena_free, arena_reset
 from kifa._platform cimport (
     cond_wait_until, monotonic, pthread_cond_broadcast, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock,
-    pthread_mutex_unlock, wall_ms,
+    pthread_mutex_unlock, return_free_memory, wall_ms,
 )
 
 from kifa._group import SegmentFull
 from kifa.errors import EntryTooLargeError
 
 __all__ = ["DRAINED", "GROUP_FULL", "OVERSIZE", "LogWriter", "SegmentFull"]
+
+# How long memory that a load needed is kept for the next one.
+cdef double spare_seconds = 1.0
 
 # Why `frame_lines` returned.
 DRAINED, OVERSIZE, GROUP_FULL = range(3)
@@ -321,18 +324,28 @@ cdef class LogWriter(GroupCommit):
 
     def wait_for_background_work(self, double timeout_seconds=-1.0):
         """Return when a frozen memtable is durable and can be flushed, on `wake_background`, or after the time."""
-        cdef double deadline = monotonic() + timeout_seconds
+        cdef double started = monotonic()
         with nogil:
             pthread_mutex_lock(&self.mutex)
             while not self.background_woken and not self.flushable_count():
-                if timeout_seconds < 0:
-                    pthread_cond_wait(&self.background_work, &self.mutex)
-                elif monotonic() >= deadline:
-                    break
+                if timeout_seconds >= 0:
+                    if monotonic() >= started + timeout_seconds:
+                        break
+                    cond_wait_until(&self.background_work, &self.mutex, started + timeout_seconds)
+                elif self.spare_count:
+                    cond_wait_until(&self.background_work, &self.mutex, started + spare_seconds)
+                    if monotonic() >= started + spare_seconds:
+                        self.free_spares()
                 else:
-                    cond_wait_until(&self.background_work, &self.mutex, deadline)
+                    pthread_cond_wait(&self.background_work, &self.mutex)
             self.background_woken = False
             pthread_mutex_unlock(&self.mutex)
+
+    cdef void free_spares(self) noexcept nogil:
+        while self.spare_count:
+            self.spare_count -= 1
+            arena_free(self.spares[self.spare_count])
+        return_free_memory()
 
     def flushable(self):
         """Return the frozen memtables whose entries are all durable, oldest first. Give them back by `release`."""
@@ -346,13 +359,11 @@ cdef class LogWriter(GroupCommit):
         """Forget the ``count`` oldest frozen memtables: a published table has their entries."""
         cdef int index
         pthread_mutex_lock(&self.mutex)
-        assert count <= self.frozen_count
+        assert count <= self.frozen_count and self.spare_count + self.frozen_count <= MAX_FROZEN
         for index in range(count):
-            if self.spare_arena == NULL:
-                arena_reset(self.frozen[index])
-                self.spare_arena = self.frozen[index]
-            else:
-                arena_free(self.frozen[index])
+            arena_reset(self.frozen[index])
+            self.spares[self.spare_count] = self.frozen[index]
+            self.spare_count += 1
         for index in range(count, self.frozen_count):
             self.frozen[index - count] = self.frozen[index]
         self.frozen_count -= count
