@@ -22,7 +22,8 @@ test: build
 	$(BIN)/python -m pytest
 
 bench: build
-	$(BIN)/python -m bench.store
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/kifa-bench all --json build/bench.json
 
 lint: build
 	$(BIN)/ruff check .

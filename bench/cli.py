@@ -1,0 +1,227 @@
+"""``kifa-bench``: measures Kifa beside its floor and its peers."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import text
+from bench.environment import describe
+from bench.peers import PEERS, PeerError, check_peers, installed_version
+from bench.process import CommandError
+from bench.results import Run, RunFileError
+from bench.session import Options, Progress, Session
+from kifa.config import FLUSH_MODES
+from kifa.errors import ExitCode, KifaError
+
+AREAS = ("append", "ingest", "recover", "query", "footprint")
+ALL = "all"
+MAX_LIST = 8
+FLAGS_OF_GROUP = ("-h", "--help", "--version")
+
+
+class Numbers(click.ParamType[Any]):
+    """A list of whole numbers, by comma."""
+
+    name = "list"
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least, self._most = least, most
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = _split(value, self, param, ctx)
+        if not all(part.isascii() and part.isdigit() for part in parts):
+            self.fail(f"{value!r} is no list of whole numbers, such as 50,500", param, ctx)
+        numbers = tuple(map(int, parts))
+        if not all(self._least <= number <= self._most for number in numbers):
+            self.fail(f"each must be {self._least:,} to {self._most:,}", param, ctx)
+        return numbers
+
+
+class Names(click.ParamType[Any]):
+    """A list of names, by comma."""
+
+    name = "list"
+
+    def __init__(self, known: tuple[str, ...], word: str) -> None:
+        self._known, self._word = known, word
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        if value == "":
+            return ()
+        names = _split(value, self, param, ctx)
+        for name in names:
+            if name not in self._known:
+                known = ", ".join(self._known)
+                self.fail(f"{name!r} is no {self._word}; choose from {known}", param, ctx)
+        return tuple(names)
+
+
+def _split(
+    value: str, kind: click.ParamType[Any], param: click.Parameter | None, ctx: click.Context | None
+) -> list[str]:
+    parts = list(dict.fromkeys(part.strip() for part in value.split(",")))
+    if len(parts) > MAX_LIST:
+        kind.fail(f"at most {MAX_LIST} at a time, not {len(parts)}", param, ctx)
+    return parts
+
+
+DEFAULTS = Options()
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_OPTIONS = (
+    click.option(
+        "--size",
+        "sizes",
+        type=Numbers(1, 1 << 20),
+        default=DEFAULTS.sizes,
+        help="Entry sizes, bytes.",
+    ),
+    click.option(
+        "--mode",
+        "modes",
+        type=Names(FLUSH_MODES, "flush mode"),
+        default=DEFAULTS.modes,
+        help="Flush modes.",
+    ),
+    click.option(
+        "--group",
+        "groups",
+        type=Numbers(1, 100_000),
+        default=DEFAULTS.groups,
+        help="Entries for each sync of append_many.",
+    ),
+    click.option(
+        "--clients",
+        type=Numbers(1, 512),
+        default=DEFAULTS.clients,
+        help="Threads, and clients of the daemon.",
+    ),
+    click.option(
+        "--peers",
+        type=Names(tuple(PEERS), "peer"),
+        help=f"Peers: {','.join(PEERS)}; '' for none. Default: those installed.",
+    ),
+    click.option(
+        "--rounds", type=click.IntRange(1, 100), default=DEFAULTS.rounds, show_default=True
+    ),
+    click.option(
+        "--dir",
+        "directory",
+        type=click.Path(file_okay=False, exists=True, path_type=Path),
+        help="Where to write; default: the directory for temporary files.",
+    ),
+    click.option("--quick", is_flag=True, help="Small and fast: shows that it works."),
+    click.option("--long", is_flag=True, help="Stores of 10 GiB."),
+    click.option("--json", "json_file", type=_FILE, help="Write the run as JSON."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kifa", prog_name="kifa-bench")
+def cli() -> None:
+    """Measure Kifa beside the bare system calls and beside its peers, in the same rounds.
+
+    Without a command, everything is measured. Sizes vary at one entry a sync, groups and modes at 200 B.
+    Exit codes: 0 done; 1 something failed, or something became worse; 2 wrong option; 7 the disk is full.
+    """
+
+
+def _measuring(name: str) -> Callable[..., None]:
+    def measure(directory: Path | None, json_file: Path | None, **given: Any) -> None:
+        if given["peers"] is None:
+            given["peers"] = tuple(peer for peer in PEERS if installed_version(peer))
+        check_peers(given["peers"])
+        options = Options(**given)
+        run = measure_areas(AREAS if name == ALL else (name,), options, directory)
+        click.echo(text.report(run), nl=False)
+        if json_file:
+            run.save(json_file)
+
+    return measure
+
+
+def measure_areas(areas: tuple[str, ...], options: Options, parent: Path | None) -> Run:
+    """Measure ``areas`` in a temporary directory below ``parent``."""
+    progress = Progress()
+    with tempfile.TemporaryDirectory(prefix="kifa-bench-", dir=parent) as name:
+        directory = Path(name)
+        session = Session(directory, options, progress)
+        header = describe(directory, options.peers, ["kifa-bench", *sys.argv[1:]])
+        try:
+            for area in areas:
+                import_module(f"bench.{area}").measure(session)
+        finally:
+            progress.clear()
+    return Run(header, session.measurements)
+
+
+for _name, _help in (
+    ("append", "Appending through the library: sizes, modes, groups, threads."),
+    ("ingest", "The daemon: streams, bursts, lone lines, clients, beside a compaction."),
+    ("recover", "Reopening and compaction."),
+    ("query", "Reading."),
+    ("footprint", "Device writes, bytes at rest, memory, wake-ups, start-up."),
+    (ALL, "Everything (the default)."),
+):
+    _command = click.command(_name, help=_help)(_measuring(_name))
+    for _option in reversed(_OPTIONS):
+        _command = _option(_command)
+    cli.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or (given[0].startswith("-") and given[0] not in FLAGS_OF_GROUP):
+        given = [ALL, *given]
+    sys.exit(_run(given))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code: Any = cli.main(arguments, prog_name="kifa-bench", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or ExitCode.OK)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        return _complain(error.format_message(), ExitCode.USAGE)
+    except (PeerError, RunFileError) as error:
+        return _complain(str(error), ExitCode.USAGE)
+    except KifaError as error:
+        return _complain(str(error), error.exit_code)
+    except CommandError as error:
+        return _complain(str(error), ExitCode.FAILURE)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _complain(
+                "the disk is full: choose another with --dir, or measure less with --quick",
+                ExitCode.NO_SPACE,
+            )
+        return _complain(str(error), ExitCode.FAILURE)
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"kifa-bench: {message}", err=True)
+    return int(code)
+
+
+if __name__ == "__main__":
+    main()
