@@ -1,8 +1,5 @@
-from dataclasses import dataclass
-
 from kifa._batch import EntryBatch
 
-@dataclass(frozen=True, slots=True)
 class Extent:
     start: int
     end: int
@@ -11,23 +8,21 @@ class Extent:
     entries: int
     controls: int
 
-@dataclass(slots=True)
 class BrokenGroup:
     start: int
     end: int
     has_start: bool
     has_end: bool
     is_last: bool
-    extents: list[Extent] = ...
-    areas: list[tuple[int, int]] = ...
+    extents: list[Extent]
+    areas: list[tuple[int, int]]
 
-@dataclass(slots=True)
 class Survey:
-    extents: list[Extent] = ...
-    broken: list[BrokenGroup] = ...
-    last_group: Extent | None = ...
-    end: int = ...
-    closed: bool = ...
+    extents: list[Extent]
+    broken: list[BrokenGroup]
+    last_group: Extent | None
+    end: int
+    closed: bool
 
 class SegmentScanner:
     def __init__(self, descriptor: int, salt: int, size_bytes: int) -> None: ...

@@ -5,7 +5,6 @@ judges them (docs/FORMAT.md, "Reading a segment"); `SegmentScanner.read` then de
 """
 
 import os
-from dataclasses import dataclass, field
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -35,44 +34,47 @@ cdef enum:
     GROUP_REACH = MAX_GROUP_SIZE + MAX_ENTRY_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+cdef class Extent:
     """Bytes ``start`` to ``end`` of a segment: whole valid records whose entries have consecutive LSNs.
 
     ``first_lsn`` and ``last_lsn`` are those of its ``entries`` entries; without entries, both are the LSN that its
     control records carry.
     """
 
-    start: int
-    end: int
-    first_lsn: int
-    last_lsn: int
-    entries: int
-    controls: int
+    cdef readonly uint64_t start, end, first_lsn, last_lsn
+    cdef readonly uint32_t entries, controls
+
+    def __repr__(self):
+        return f"Extent({self.start}-{self.end}, LSN {self.first_lsn}-{self.last_lsn}, {self.entries} entries)"
 
 
-@dataclass(slots=True)
-class BrokenGroup:
+cdef class BrokenGroup:
     """A group that is not valid from end to end: what is left of it, and the invalid areas in it."""
 
-    start: int
-    end: int
-    has_start: bool  # a valid GROUP_START record was seen
-    has_end: bool  # a valid GROUP_END record was seen
-    is_last: bool  # no valid GROUP_START follows in this segment
-    extents: list[Extent] = field(default_factory=list)
-    areas: list[tuple[int, int]] = field(default_factory=list)
+    cdef readonly uint64_t start, end
+    cdef readonly bint has_start  # a valid GROUP_START record was seen
+    cdef readonly bint has_end  # a valid GROUP_END record was seen
+    cdef readonly bint is_last  # no valid GROUP_START follows in this segment
+    cdef readonly list extents, areas
+
+    def __cinit__(self):
+        self.extents = []
+        self.areas = []
 
 
-@dataclass(slots=True)
-class Survey:
+cdef class Survey:
     """What a walk over a segment found, in the order of the file."""
 
-    extents: list[Extent] = field(default_factory=list)  # of complete groups
-    broken: list[BrokenGroup] = field(default_factory=list)
-    last_group: Extent | None = None  # also the last of `extents`; None if it is broken or there is none
-    end: int = SEGMENT_DATA_OFFSET  # where the walk ended
-    closed: bool = False  # ends in a close record
+    cdef readonly list extents  # of complete groups
+    cdef readonly list broken
+    cdef readonly Extent last_group  # also the last of `extents`; None if it is broken or there is none
+    cdef readonly uint64_t end  # where the walk ended
+    cdef readonly bint closed  # ends in a close record
+
+    def __cinit__(self):
+        self.extents = []
+        self.broken = []
+        self.end = SEGMENT_DATA_OFFSET
 
 
 cdef inline uint64_t round_up_to_block(uint64_t offset) noexcept nogil:
@@ -111,8 +113,15 @@ cdef inline bint extend_run(Run *run, const Record *record, uint64_t start, uint
     return True
 
 
-cdef object extent_of(const Run *run):
-    return Extent(run.start, run.end, run.first_lsn, run.last_lsn, run.entries, run.controls)
+cdef Extent extent_of(const Run *run):
+    cdef Extent extent = Extent.__new__(Extent)
+    extent.start = run.start
+    extent.end = run.end
+    extent.first_lsn = run.first_lsn
+    extent.last_lsn = run.last_lsn
+    extent.entries = run.entries
+    extent.controls = run.controls
+    return extent
 
 
 cdef enum WalkState:
@@ -251,7 +260,7 @@ cdef class SegmentScanner:
             OSError: the file cannot be read.
         """
         cdef WalkState state
-        found = Survey()
+        cdef Survey found = Survey.__new__(Survey)
         self.position = SEGMENT_DATA_OFFSET
         self.last_group.entries = self.last_group.controls = 0
         while True:
@@ -280,7 +289,7 @@ cdef class SegmentScanner:
         found.end = self.position
         return found
 
-    cdef object walk_broken(self):
+    cdef BrokenGroup walk_broken(self):
         # The group at `position`, which is not complete, or None where there is nothing at all.
         cdef Record record
         cdef RecordState state
@@ -290,14 +299,15 @@ cdef class SegmentScanner:
         cdef uint64_t limit = following if following else min(self.size, offset + GROUP_REACH)
         cdef uint64_t area_end
         cdef Run run
-        group = BrokenGroup(self.position, limit, False, False, following == 0)
+        cdef BrokenGroup group = BrokenGroup.__new__(BrokenGroup)
+        group.start = self.position
         run.entries = run.controls = 0
         while offset < limit:
             state = self.parse_at(offset, &record, &failed)
             if failed:
                 raise OSError(errno, os.strerror(errno))
             area_end = 0
-            if state == RECORD_VALID and (record.flags & FLAG_GROUP_START) and offset != <uint64_t>group.start:
+            if state == RECORD_VALID and (record.flags & FLAG_GROUP_START) and offset != group.start:
                 break
             if state == RECORD_VALID:
                 group.has_start = group.has_start or bool(record.flags & FLAG_GROUP_START)
@@ -310,7 +320,7 @@ cdef class SegmentScanner:
             elif state == RECORD_DAMAGED and offset + RECORD_OVERHEAD + record.length <= limit:
                 area_end = offset + RECORD_OVERHEAD + record.length
             else:
-                if following == 0 and offset == <uint64_t>group.start:
+                if following == 0 and offset == group.start:
                     return None
                 record.flags = 0
                 area_end = self.find(offset + 1, limit, 1, 0) or limit
@@ -361,15 +371,14 @@ cdef class SegmentScanner:
             offset += step
         return 0
 
-    def read(self, extent):
+    def read(self, Extent extent not None):
         """Decode an `Extent` into an `EntryBatch`; None if the file no longer holds it (it was recycled).
 
         Raises:
             OSError: the file cannot be read.
         """
         cdef EntryBatch batch
-        cdef uint64_t start = extent.start
-        content = os.pread(self.descriptor, extent.end - extent.start, start)
+        content = os.pread(self.descriptor, extent.end - extent.start, extent.start)
         cdef size_t size = len(content)  # a truncated file may lack the zeros behind the last record
         batch = EntryBatch.allocate(extent.entries, <const uint8_t *>PyBytes_AS_STRING(content), content)
         batch.first_lsn = extent.first_lsn
@@ -377,7 +386,7 @@ cdef class SegmentScanner:
             decode_entries(batch, size, self.salt)
         return batch if batch.count == extent.entries else None
 
-    def read_controls(self, extent):
+    def read_controls(self, Extent extent not None):
         """Return the control records of an `Extent` as a list of (type, LSN, timestamp in ms, data)."""
         cdef Record record
         cdef size_t offset = 0

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kifa.errors import ConfigError
 
@@ -25,8 +24,7 @@ COMMAND_LINE = "command line"
 ENVIRONMENT = "environment"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting: ``[table] name`` in the file, ``variable`` in the environment."""
 
     table: str
@@ -163,13 +161,15 @@ SETTINGS: Mapping[str, Setting] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Config:
     """The effective settings, and for each the layer it came from."""
 
-    data_dir: Path
-    values: Mapping[str, Any]
-    layers: Mapping[str, str]
+    def __init__(
+        self, data_dir: Path, values: Mapping[str, Any], layers: Mapping[str, str]
+    ) -> None:
+        self.data_dir = data_dir
+        self.values = values
+        self.layers = layers
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -239,17 +239,18 @@ def _find_data_dir(given: str | Path | None, environment: Mapping[str, str]) -> 
 
 
 def _read_file(file: Path, *, required: bool) -> list[tuple[Setting, Any]]:
-    import tomllib  # only commands that have a file need it
-
     try:
-        with file.open("rb") as stream:
-            tables = tomllib.load(stream)
+        content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         if not required:
             return []
         raise ConfigError(f"{file}: no such configuration file", file=str(file)) from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}", file=str(file)) from None
+    import tomllib  # only commands that have a file need it
+
+    try:
+        tables = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: no valid TOML: {error}", file=str(file)) from None
     found = []

@@ -6,8 +6,7 @@ The message of an error is one line: what happened, where, and what to do.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 
 class ExitCode(enum.IntEnum):
@@ -27,8 +26,7 @@ class ExitCode(enum.IntEnum):
     TERMINATED = 143  # SIGTERM: everything read was stored first
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(NamedTuple):
     """A range of the log that is lost or unreadable, and why.
 
     ``first_lsn`` and ``last_lsn`` are inclusive; both are None where no entry is affected (a

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kifa._crc32c import crc32c
 from kifa.errors import Damage
@@ -21,8 +20,7 @@ _VERSION = 1
 _HEADER = struct.Struct("<8sIIII")
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestTable:
+class ManifestTable(NamedTuple):
     """A published table."""
 
     name: str
@@ -31,8 +29,7 @@ class ManifestTable:
     entries: int
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestSegment:
+class ManifestSegment(NamedTuple):
     """A segment that may hold LSNs above the checkpoint."""
 
     name: str
@@ -41,8 +38,7 @@ class ManifestSegment:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(NamedTuple):
     """The body of a manifest. ``sources`` maps a source's key to its latest checkpoint."""
 
     store_id: bytes
@@ -63,10 +59,10 @@ class Manifest:
             "store_id": self.store_id.hex(),
             "generation": self.generation,
             "checkpoint_lsn": self.checkpoint_lsn,
-            "tables": [asdict(table) for table in self.tables],
-            "segments": [asdict(segment) for segment in self.segments],
+            "tables": [table._asdict() for table in self.tables],
+            "segments": [segment._asdict() for segment in self.segments],
             "sources": self.sources,
-            "damage": [asdict(damage) for damage in self.damage],
+            "damage": [damage._asdict() for damage in self.damage],
         }
         # escapes keep file names that are not UTF-8 (lone surrogates in Python) within valid UTF-8
         body = json.dumps(fields, separators=(",", ":")).encode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,18 +21,29 @@ if TYPE_CHECKING:
 MAX_U64 = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
 class Selection:
     """Which entries to read; all bounds are inclusive, times in Unix ms, None for no bound."""
 
-    from_lsn: int | None = None
-    to_lsn: int | None = None
-    from_time: int | None = None
-    to_time: int | None = None
-    limit: int | None = None
-    reverse: bool = False
+    def __init__(
+        self,
+        from_lsn: int | None = None,
+        to_lsn: int | None = None,
+        from_time: int | None = None,
+        to_time: int | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> None:
+        """Select entries.
 
-    def __post_init__(self) -> None:
+        Raises:
+            UsageError: a range is empty or out of bounds.
+        """
+        self.from_lsn = from_lsn
+        self.to_lsn = to_lsn
+        self.from_time = from_time
+        self.to_time = to_time
+        self.limit = limit
+        self.reverse = reverse
         for name, low, high in (
             ("LSN", self.from_lsn, self.to_lsn),
             ("time", self.from_time, self.to_time),

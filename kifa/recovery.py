@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kifa import control
 from kifa._batch import EntryBatch
@@ -46,8 +45,7 @@ log = logging.getLogger(__name__)
 MAX_RECOVERED_MEMTABLES = 2
 
 
-@dataclass(frozen=True, slots=True)
-class LastGroup:
+class LastGroup(NamedTuple):
     """The last group of a log that was not closed, which nothing on disk proves to be durable.
 
     Its sync may have failed, and then no later one need write it, though it can be read. So it is written once more.
@@ -58,21 +56,21 @@ class LastGroup:
     controls: list[tuple[int, int, bytes]]
 
 
-@dataclass(slots=True)
 class Recovered:
     """What the writer starts from."""
 
-    store_id: bytes
-    generation: int = 0
-    next_lsn: int = 1
-    tables: list[TableInfo] = field(default_factory=list)
-    damaged_tables: set[str] = field(default_factory=set)
-    memtables: list[Memtable] = field(default_factory=list)
-    sources: dict[str, Any] = field(default_factory=dict)
-    live: list[LiveSegment] = field(default_factory=list)
-    damage: list[Damage] = field(default_factory=list)
-    torn_tail: Damage | None = None
-    unproven: LastGroup | None = None
+    def __init__(self, store_id: bytes) -> None:
+        self.store_id = store_id
+        self.generation = 0
+        self.next_lsn = 1
+        self.tables: list[TableInfo] = []
+        self.damaged_tables: set[str] = set()
+        self.memtables: list[Memtable] = []
+        self.sources: dict[str, Any] = {}
+        self.live: list[LiveSegment] = []
+        self.damage: list[Damage] = []
+        self.torn_tail: Damage | None = None
+        self.unproven: LastGroup | None = None
 
     @property
     def checkpoint_lsn(self) -> int:
@@ -300,10 +298,10 @@ def _lost_for_good(damage: Iterable[Damage], covered: list[tuple[int, int]]) -> 
             if covered_last < first or covered_first > lost.last_lsn:
                 continue
             if covered_first > first:
-                yield replace(lost, first_lsn=first, last_lsn=covered_first - 1)
+                yield lost._replace(first_lsn=first, last_lsn=covered_first - 1)
             first = covered_last + 1
         if first <= lost.last_lsn:
-            yield replace(lost, first_lsn=first)
+            yield lost._replace(first_lsn=first)
 
 
 def _ranges(tables: list[TableInfo]) -> list[tuple[int, int]]:

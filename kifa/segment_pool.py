@@ -20,12 +20,11 @@ import errno
 import logging
 import mmap
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kifa.errors import NoSpaceError
 from kifa.fs import list_names, rename_durably, sync_directory, temporary_path
@@ -46,8 +45,7 @@ MAX_SPARES = 4
 FILL_CHUNK_SIZE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class LiveSegment:
+class LiveSegment(NamedTuple):
     """A segment that is not recycled yet. Its entries end below the first LSN of the next."""
 
     path: Path
@@ -56,8 +54,7 @@ class LiveSegment:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSegment:
+class OpenSegment(NamedTuple):
     """The segment that the writer writes to."""
 
     descriptor: int
@@ -312,7 +309,7 @@ def _new_salt(old_block: bytes) -> int:
     """Return a random salt of which both halves differ from the one that the file had."""
     old = SegmentHeader.decode(old_block)
     while True:
-        salt = secrets.randbits(64)
+        salt = int.from_bytes(os.urandom(8), "little")
         if old is None or not (
             salt >> 32 == old.salt >> 32 or salt & 0xFFFFFFFF == old.salt & 0xFFFFFFFF
         ):

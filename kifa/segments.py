@@ -10,10 +10,9 @@ import errno
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from kifa._batch import EntryBatch
 from kifa._crc32c import crc32c
@@ -41,8 +40,7 @@ class SegmentChanged(Exception):
     """The segment was recycled while it was read; list the store again."""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentHeader:
+class SegmentHeader(NamedTuple):
     """The first block of a segment, and its copy, the second."""
 
     store_id: bytes
@@ -192,18 +190,17 @@ def list_segments(store: Path) -> list[SegmentFile]:
     )
 
 
-@dataclass(slots=True)
 class SegmentView:
     """What counts in one segment."""
 
-    file: SegmentFile
-    extents: list[Extent] = field(default_factory=list)
-    below_lsn: int | None = (
-        None  # the first LSN of the next segment: from there on nothing counts here
-    )
-    damage: list[Damage] = field(default_factory=list)
-    scanner: SegmentScanner | None = None
-    last_group: Extent | None = None  # if it is complete
+    def __init__(self, file: SegmentFile) -> None:
+        self.file = file
+        self.extents: list[Extent] = []
+        # the first LSN of the next segment: from there on nothing counts here
+        self.below_lsn: int | None = None
+        self.damage: list[Damage] = []
+        self.scanner: SegmentScanner | None = None
+        self.last_group: Extent | None = None  # if it is complete
 
     @property
     def last_lsn(self) -> int:
@@ -256,17 +253,16 @@ class SegmentView:
                         yield control
 
 
-@dataclass(slots=True)
 class LogSurvey:
     """All segments, judged. ``damage`` is what is wrong in the WAL alone: a table may have those LSNs."""
 
-    views: list[SegmentView] = field(default_factory=list)
-    damage: list[Damage] = field(default_factory=list)
-    torn_tail: Damage | None = None
-    closed: bool = False
-    end_may_be_lost: int = (
-        0  # LSNs behind `end_lsn` that a truncated or unreadable last segment may have held
-    )
+    def __init__(self, views: list[SegmentView]) -> None:
+        self.views = views
+        self.damage: list[Damage] = []
+        self.torn_tail: Damage | None = None
+        self.closed = False
+        # LSNs behind `end_lsn` that a truncated or unreadable last segment may have held
+        self.end_may_be_lost = 0
 
     @property
     def end_lsn(self) -> int:

@@ -9,7 +9,6 @@ readable through their descriptors; a recycled segment is noticed by its salt, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +99,7 @@ class Snapshot:
         if damaged_manifest is not None:
             self.damage.append(damaged_manifest)
         self.store_id = self.manifest.store_id if self.manifest else find_store_id(store)
-        self.log = LogSurvey()
+        self.log = LogSurvey([])
         self._foreign: list[Damage] = []
         try:
             self._open_tables()
@@ -233,7 +232,7 @@ class Snapshot:
     def damage_behind_the_end(self) -> list[Damage]:
         """Return damage that may have cost entries behind the last one that is left."""
         return [
-            replace(damage, first_lsn=max(damage.first_lsn, self.end_lsn + 1))
+            damage._replace(first_lsn=max(damage.first_lsn, self.end_lsn + 1))
             for damage in self.damage
             if damage.first_lsn is not None
             and (damage.last_lsn is None or damage.last_lsn > self.end_lsn)
@@ -266,7 +265,7 @@ def explain_missing(missing: Iterable[tuple[int, int]], known: Iterable[Damage])
                 if low > high:
                     still_open.append((first, last))
                     continue
-                explained.append(replace(cause, first_lsn=low, last_lsn=high))
+                explained.append(cause._replace(first_lsn=low, last_lsn=high))
                 still_open += [(first, low - 1)] if first < low else []
                 still_open += [(high + 1, last)] if high < last else []
             open_ranges = still_open

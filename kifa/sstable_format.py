@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from kifa._crc32c import crc32c
@@ -221,13 +221,10 @@ class Footer(NamedTuple):
         return cls(store_id, *fields)
 
 
-@dataclass(frozen=True, slots=True)
-class TableMetadata:
+class TableMetadata(NamedTuple):
     """What a table carries beside entries: the control records of its LSN range."""
 
-    sources: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # latest value of each source checkpoint
+    sources: Mapping[str, Any] = MappingProxyType({})  # latest value of each source checkpoint
     clock_steps: tuple[tuple[int, int, int], ...] = ()  # (lsn, expected_ms, actual_ms), ascending
     clock_step_count: int = 0  # of all steps, also those no longer in clock_steps
     damage: tuple[Damage, ...] = ()  # what was already lost when the table was written
@@ -279,8 +276,7 @@ def merge_metadata(parts: Iterable[TableMetadata]) -> TableMetadata:
     return TableMetadata(sources, clock_steps, clock_step_count, damage)
 
 
-@dataclass(frozen=True, slots=True)
-class TableInfo:
+class TableInfo(NamedTuple):
     """What is known of a table without reading its blocks; sizes in bytes, timestamps in Unix ms."""
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kifa.sstable_format import (
@@ -29,19 +28,19 @@ class BadArea(NamedTuple):
     reason: str
 
 
-@dataclass(slots=True)
 class Salvage:
     """What a walk found: the index as it should be, and the areas without blocks."""
 
-    index: bytes = b""
-    areas: list[BadArea] = field(default_factory=list)
-    blocks: int = 0
-    entries: int = 0
-    raw_bytes: int = 0
-    min_timestamp: int = MAX_U64
-    max_timestamp: int = 0
-    min_lsn: int = 0
-    last_lsn: int = 0
+    def __init__(self) -> None:
+        self.index = b""
+        self.areas: list[BadArea] = []
+        self.blocks = 0
+        self.entries = 0
+        self.raw_bytes = 0
+        self.min_timestamp = MAX_U64
+        self.max_timestamp = 0
+        self.min_lsn = 0
+        self.last_lsn = 0
 
     def info(self, name: str, size_bytes: int, known: tuple[int, int] | None) -> TableInfo:
         """Describe the table; its LSN range is the ``known`` one, where there is one."""

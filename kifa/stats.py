@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kifa import control
 from kifa._batch import EntryBatch
@@ -22,8 +21,7 @@ MAX_LISTED = 8  # gaps and clock steps that the text names one by one
 ClockStep = tuple[int, int, int]  # LSN, expected and actual wall clock in Unix ms
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStats:
+class StoreStats(NamedTuple):
     """Sizes in bytes, times in Unix ms (None in an empty store)."""
 
     total_entries: int
@@ -44,7 +42,7 @@ class StoreStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
-        return asdict(self)
+        return self._asdict() | {"damage": [damage._asdict() for damage in self.damage]}
 
     def to_text(self) -> str:
         """Return the lines that ``kifa stats`` prints."""

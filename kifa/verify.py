@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kifa._merge import MissingRange, merge
 from kifa.errors import Damage
@@ -16,8 +15,7 @@ from kifa.stats import coverage
 OnProgress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(NamedTuple):
     """What reading everything showed; sizes in bytes.
 
     ``lost`` are LSN ranges (inclusive) that no file has any more. ``damage`` names every damaged place, also where
@@ -38,7 +36,14 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
-        return {"intact": self.intact} | asdict(self)
+        return (
+            {"intact": self.intact}
+            | self._asdict()
+            | {
+                "damage": [damage._asdict() for damage in self.damage],
+                "torn_tail": self.torn_tail and self.torn_tail._asdict(),
+            }
+        )
 
     def to_text(self) -> str:
         """Return the lines that ``kifa verify`` prints."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from kifa._crc32c import crc32c
 from kifa._lines import LineBuffer
@@ -31,8 +30,7 @@ class Found(enum.Enum):
     TRUNCATED = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A file and how far it was read, as in a source checkpoint. Sizes and offsets in bytes."""
 
     inode: int

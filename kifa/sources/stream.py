@@ -11,8 +11,8 @@ import select
 import socket
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from kifa._lines import LineBuffer
 from kifa.errors import UnwritableError
@@ -58,8 +58,7 @@ def room_for_connections(wanted: int) -> int:
     return wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How a listener treats its senders."""
 
     max_connections: int
