@@ -191,7 +191,7 @@ cdef class Formatter:
                 done += <size_t>written
             elif error != EINTR:
                 raise OSError(error, os.strerror(error))
-            else:
+            if done < size:  # a signal also cuts a write short
                 PyErr_CheckSignals()
 
 

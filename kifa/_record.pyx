@@ -30,6 +30,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     WINDOW_SIZE = 2 * (MAX_ENTRY_SIZE + BLOCK_SIZE)
     EXTENT_TARGET_SIZE = 256 * 1024
+    # Whoever follows a segment reads a little and often; what is behind its end would be read in vain.
+    FOLLOW_READ_SIZE = 64 * 1024
     # The entries of a group end within this; its control records are bounded far below the rest (see _wal.pyx).
     GROUP_REACH = MAX_GROUP_SIZE + MAX_ENTRY_SIZE
 
@@ -141,6 +143,7 @@ cdef class SegmentScanner:
     cdef uint8_t *window
     cdef uint64_t window_start
     cdef size_t window_size
+    cdef size_t read_size       # how much is read at once
     cdef Run last_group
     cdef Run run
 
@@ -148,6 +151,8 @@ cdef class SegmentScanner:
         self.descriptor = descriptor
         self.salt = salt
         self.size = size_bytes
+        self.position = SEGMENT_DATA_OFFSET
+        self.read_size = WINDOW_SIZE
         self.window = <uint8_t *>malloc(WINDOW_SIZE)
         if self.window == NULL:
             raise MemoryError()
@@ -158,6 +163,7 @@ cdef class SegmentScanner:
     cdef const uint8_t *at(self, uint64_t offset, size_t wanted, size_t *available) noexcept nogil:
         # Bytes of the file at `offset`: at least `wanted` where the file has them. NULL on an error (errno).
         cdef size_t have = 0
+        cdef size_t fill = max(wanted, self.read_size)
         cdef ssize_t got
         if self.window_start <= offset < self.window_start + self.window_size:
             have = <size_t>(self.window_start + self.window_size - offset)
@@ -166,10 +172,10 @@ cdef class SegmentScanner:
                 memmove(self.window, self.window + (offset - self.window_start), have)
             self.window_start = offset
             self.window_size = have
-            while self.window_size < WINDOW_SIZE and offset + self.window_size < self.size:
+            while self.window_size < fill and offset + self.window_size < self.size:
                 got = pread(
                     self.descriptor, self.window + self.window_size,
-                    min(WINDOW_SIZE - self.window_size, self.size - offset - self.window_size),
+                    min(fill - self.window_size, self.size - offset - self.window_size),
                     <long>(offset + self.window_size),
                 )
                 if got < 0:
@@ -288,6 +294,43 @@ cdef class SegmentScanner:
                 self.position = group.end
         found.end = self.position
         return found
+
+    def advance(self, uint64_t size_bytes):
+        """Walk on from where the last walk ended, in a segment that is still being written.
+
+        Args:
+            size_bytes: the size that the segment will have.
+
+        Returns:
+            (extents, stuck): those of the groups that are complete by now, and whether none is although others stand
+            behind: then `survey` tells what is wrong.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        self.read_size = FOLLOW_READ_SIZE
+        extents = self.walk_on(size_bytes)
+        if extents or not self.find(
+            self.position + BLOCK_SIZE, min(self.size, self.position + GROUP_REACH), BLOCK_SIZE, FLAG_GROUP_START
+        ):
+            return extents, False
+        # A group that was being written is complete by the time that the next one can be seen.
+        extents = self.walk_on(size_bytes)
+        return extents, not extents
+
+    cdef list walk_on(self, uint64_t size_bytes):
+        cdef WalkState state = WALK_MORE
+        self.window_size = 0  # what was read before may be of old
+        self.size = size_bytes
+        extents = []
+        while state == WALK_MORE:
+            with nogil:
+                state = self.walk_complete()
+            if state == WALK_FAILED:
+                raise OSError(errno, os.strerror(errno))
+            if self.run.entries or self.run.controls:
+                extents.append(extent_of(&self.run))
+        return extents
 
     cdef BrokenGroup walk_broken(self):
         # The group at `position`, which is not complete, or None where there is nothing at all.

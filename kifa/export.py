@@ -43,22 +43,22 @@ def write_entries(
         KifaError: it cannot be written; what ``failure`` makes of the OSError.
     """
     formatter = Formatter(format)
-    with _failures_as(failure):
+    with failures_as(failure):
         write_all(descriptor, [CSV_HEADER] if format == "csv" else [])
     try:
         for batch in prefetched(reader.batches(selection)):
             formatter.add(batch, selection.reverse)
             if formatter.size >= WRITE_SIZE_BYTES:
-                with _failures_as(failure):
+                with failures_as(failure):
                     formatter.write_to(descriptor)
             if on_progress is not None:
                 on_progress(len(batch))
     except Exception:
         # what was read is written, whatever ended the reading; after a failed write nothing is left
-        with _failures_as(failure):
+        with failures_as(failure):
             formatter.write_to(descriptor)
         raise
-    with _failures_as(failure):
+    with failures_as(failure):
         formatter.write_to(descriptor)
 
 
@@ -86,21 +86,22 @@ def export_entries(
     damaged: DamagedError | None = None
     # hidden and with the process id: no file of the user has this name
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with _failures_as(failure):
+    with failures_as(failure):
         replacement = DurableReplacement(draft)
     with replacement as file:
         try:
             write_entries(reader, selection, format, file.descriptor, on_progress, failure)
         except DamagedError as error:
             damaged = error
-        with _failures_as(failure):
+        with failures_as(failure):
             file.publish(path)
     if damaged is not None:
         raise damaged
 
 
 @contextmanager
-def _failures_as(failure: Failure) -> Iterator[None]:
+def failures_as(failure: Failure) -> Iterator[None]:
+    """Raise what ``failure`` makes of an OSError; but a reader who has gone stays a BrokenPipeError."""
     try:
         yield
     except BrokenPipeError:

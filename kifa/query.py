@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kifa._batch import Entry, EntryBatch
 from kifa._merge import MissingRange, merge
@@ -54,20 +54,28 @@ class Selection:
             if value is not None and not 0 <= value <= MAX_U64:
                 raise UsageError(f"{value} is out of range: 0 to {MAX_U64}")
 
+    def but(self, **changes: Any) -> Selection:
+        """Return the same selection with other values for some of its arguments."""
+        return Selection(**{**vars(self), **changes})
 
-class _Progress:
+
+class Progress:
     """What is still to be read of a selection, and what turned out to be missing."""
 
     def __init__(self, selection: Selection) -> None:
+        self.selection = selection
         self.low = max(selection.from_lsn or 1, 1)
         self.high = MAX_U64 if selection.to_lsn is None else selection.to_lsn
         self.left = selection.limit
         self.missing: list[tuple[int, int]] = []
         self.known: list[Damage] = []
-        self._reverse = selection.reverse
+        self._from_time = selection.from_time or 0
+        self._to_time = MAX_U64 if selection.to_time is None else selection.to_time
+        self._any_time = selection.from_time is None and selection.to_time is None
 
     @property
     def done(self) -> bool:
+        """Whether nothing is left to be read."""
         return self.low > self.high or self.left == 0
 
     def bound(self, snapshot: Snapshot) -> None:
@@ -80,17 +88,32 @@ class _Progress:
         self.high = min(self.high, snapshot.end_lsn)
 
     def step_over(self, first_lsn: int, last_lsn: int) -> None:
-        if self._reverse:
+        """Go on behind these."""
+        if self.selection.reverse:
             self.high = first_lsn - 1
         else:
             self.low = last_lsn + 1
 
-    def take(self, batch: EntryBatch) -> EntryBatch:
+    def select(self, batch: EntryBatch) -> Iterator[EntryBatch]:
+        """Yield what is selected of ``batch``, which is all of the LSNs wanted, and step over it."""
+        reverse = self.selection.reverse
+        any_time = self._any_time
+        runs = [batch] if any_time else batch.within_time(self._from_time, self._to_time)
+        for run in reversed(runs) if reverse else runs:
+            part = self._take(run)
+            self.step_over(part.first_lsn, part.last_lsn)
+            yield part
+            if self.left == 0:
+                return
+        self.step_over(batch.first_lsn, batch.last_lsn)
+
+    def _take(self, batch: EntryBatch) -> EntryBatch:
         """Return as much of ``batch`` as the limit allows."""
         if self.left is not None:
             if len(batch) > self.left:
                 count = len(batch)
-                part = slice(count - self.left, count) if self._reverse else slice(0, self.left)
+                reverse = self.selection.reverse
+                part = slice(count - self.left, count) if reverse else slice(0, self.left)
                 batch = batch.slice(part.start, part.stop)
             self.left -= len(batch)
         return batch
@@ -146,7 +169,14 @@ class Reader:
         Raises:
             DamagedError: after everything else was yielded: some LSNs of the range are lost.
         """
-        progress = _Progress(selection)
+        yield from self.read_on(Progress(selection))
+
+    def read_on(self, progress: Progress) -> Generator[EntryBatch, None, None]:
+        """Yield what is left of a selection, as far as the log reaches now, and note in ``progress`` where that is.
+
+        Raises:
+            DamagedError: as `batches`.
+        """
         first_look = True
         attempts = 0
         while not progress.done:
@@ -156,7 +186,7 @@ class Reader:
                     first_look = False
                 position = progress.low, progress.high
                 try:
-                    yield from self._read(snapshot, selection, progress)
+                    yield from self._read(snapshot, progress)
                 except (SegmentChanged, FileNotFoundError) as error:
                     # recycled or replaced meanwhile: go on from here in a new snapshot
                     attempts = attempts + 1 if position == (progress.low, progress.high) else 0
@@ -169,31 +199,24 @@ class Reader:
             damage_found = explain_missing(progress.missing, dict.fromkeys(progress.known))
             raise DamagedError(_summary(damage_found), damage_found)
 
-    def _read(
-        self, snapshot: Snapshot, selection: Selection, progress: _Progress
-    ) -> Iterator[EntryBatch]:
-        from_time = selection.from_time or 0
-        to_time = MAX_U64 if selection.to_time is None else selection.to_time
-        any_time = selection.from_time is None and selection.to_time is None
+    def _read(self, snapshot: Snapshot, progress: Progress) -> Iterator[EntryBatch]:
+        selection = progress.selection
         pieces = merge(
             snapshot.sources(),
             progress.low,
             progress.high,
-            from_time=from_time,
-            to_time=to_time,
+            from_time=selection.from_time or 0,
+            to_time=MAX_U64 if selection.to_time is None else selection.to_time,
             reverse=selection.reverse,
             on_damage=progress.known.append,
         )
         for piece in pieces:
             if isinstance(piece, EntryBatch):
-                runs = [piece] if any_time else piece.within_time(from_time, to_time)
-                for run in reversed(runs) if selection.reverse else runs:
-                    part = progress.take(run)
-                    progress.step_over(part.first_lsn, part.last_lsn)
-                    yield part
-                    if progress.left == 0:
-                        return
-            elif isinstance(piece, MissingRange):
+                yield from progress.select(piece)
+                if progress.left == 0:
+                    return
+                continue
+            if isinstance(piece, MissingRange):
                 add_range(progress.missing, piece.first_lsn, piece.last_lsn)
             progress.step_over(piece.first_lsn, piece.last_lsn)
 

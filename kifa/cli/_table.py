@@ -20,6 +20,22 @@ _OUTPUT = Option(
     help="File to write; it appears, or is replaced, only when it is complete and durable.",
 )
 
+_FOLLOW = (
+    Option(
+        "-f",
+        "--follow",
+        kind=FLAG,
+        default=False,
+        help="Go on: print each entry as it becomes durable.",
+    ),
+    Option(
+        "-n",
+        "--last",
+        kind=NUMBER,
+        metavar="N",
+        help="Only the last N; with --follow and no start given, 10.",
+    ),
+)
 _SELECTION = (
     Option("--from-lsn", kind=NUMBER, help="First LSN, inclusive."),
     Option("--to-lsn", kind=NUMBER, help="Last LSN, inclusive."),
@@ -98,7 +114,7 @@ COMMANDS = {
     command.name: command
     for command in (
         Command("daemon", "Store what sources send, durably.", _SETTINGS),
-        Command("query", "Print entries.", (_STORE, *_SELECTION)),
+        Command("query", "Print entries.", (_STORE, *_FOLLOW, *_SELECTION)),
         Command("export", "Write entries to a file, atomically.", (_STORE, _OUTPUT, *_SELECTION)),
         Command("stats", "Show counts, ranges and health.", (_STORE, _JSON)),
         Command("verify", "Read every byte and name what is damaged.", (_STORE, _JSON)),

@@ -7,22 +7,41 @@ import fcntl
 from pathlib import Path
 from typing import Any
 
-from kifa.cli._output import STANDARD_OUTPUT
+from kifa.cli._output import STANDARD_OUTPUT, complain
 from kifa.cli._selection import selection_of
+from kifa.errors import ExitCode
 
+DEFAULT_LAST = 10
 PIPE_SIZE_BYTES = 1 << 20  # the kernel's limit for everybody; 16 times the default
 
 
-def run(directory: str, output_format: str, **bounds: Any) -> None:
+def run(directory: str, output_format: str, follow: bool, last: int | None, **bounds: Any) -> int:
     """Print entries of a store, also while a daemon writes to it.
 
     Ranges are inclusive. What is damaged is reported on standard error after everything else was printed, and the
-    exit code is 4.
+    exit code is 4. Following ends with SIGINT (130), at --limit or --to-lsn, or when nobody reads any more.
     """
     selection = selection_of(**bounds)
-    from kifa.export import write_entries
     from kifa.query import Reader
 
+    reader = Reader(Path(directory))
+    if follow and last is None and selection.from_lsn is None and selection.from_time is None:
+        last = DEFAULT_LAST
     with contextlib.suppress(OSError):  # it is no pipe, or all pipes of this user are large already
         fcntl.fcntl(STANDARD_OUTPUT, fcntl.F_SETPIPE_SZ, PIPE_SIZE_BYTES)
-    write_entries(Reader(Path(directory)), selection, output_format, STANDARD_OUTPUT)
+    if follow or last is not None:
+        from kifa import follow as following
+
+        if last is not None:
+            selection = following.only_last(reader, selection, last)
+        if follow:
+            following.follow_entries(reader, selection, output_format, STANDARD_OUTPUT, _notice)
+            return ExitCode.OK
+    from kifa.export import write_entries
+
+    write_entries(reader, selection, output_format, STANDARD_OUTPUT)
+    return ExitCode.OK
+
+
+def _notice(text: str) -> None:
+    complain(text, ExitCode.OK)
