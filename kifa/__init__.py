@@ -9,8 +9,7 @@ for entry in kifa.reader("/var/lib/shop").entries():
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from kifa._typing import TYPE_CHECKING
 from kifa.errors import (
     ClosedError,
     ConfigError,

@@ -3,7 +3,7 @@
 No Python object exists per entry until someone asks for one.
 """
 
-from typing import NamedTuple
+from kifa._typing import NamedTuple
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

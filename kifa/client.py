@@ -12,8 +12,8 @@ import socket
 import threading
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
 
+from kifa._typing import Self
 from kifa.config import FRAMINGS, parse_address
 from kifa.errors import (
     ClosedError,

@@ -14,7 +14,8 @@ What is on disk if power goes between the steps:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+
+from kifa._typing import Protocol
 
 TIER_UNIT_BYTES = 256 * 1024
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from kifa._typing import Any, NamedTuple
 from kifa.errors import ConfigError
 
 CONFIG_FILE_NAME = "kifa.toml"

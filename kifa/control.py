@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any
+
+from kifa._typing import Any
 
 SOURCE_CHECKPOINT = 1
 CLOCK_STEP = 2

@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
 
 from kifa import control
 from kifa._lines import LineBuffer
 from kifa._memtable import Memtable
 from kifa._record import frame_group
+from kifa._typing import Any, Self
 from kifa._wal import LogWriter, SegmentFull
 from kifa.errors import Damage, KifaError, NoSpaceError, UsageError
 from kifa.fs import WriterLock, make_directory_durably

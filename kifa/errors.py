@@ -6,7 +6,8 @@ The message of an error is one line: what happened, where, and what to do.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar, NamedTuple
+
+from kifa._typing import ClassVar, NamedTuple
 
 
 class ExitCode(enum.IntEnum):

@@ -13,10 +13,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
 
 from kifa._format import format_acks
 from kifa._lines import LineBuffer
+from kifa._typing import Any, Protocol
 from kifa._wal import DRAINED, OVERSIZE
 from kifa.engine import Log
 from kifa.errors import EntryTooLargeError, KifaError, NoSpaceError

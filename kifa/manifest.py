@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from kifa._crc32c import crc32c
+from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.fs import replace_durably
 

@@ -10,7 +10,8 @@ import queue
 import threading
 from collections.abc import Generator, Iterator
 from itertools import islice
-from typing import TypeVar
+
+from kifa._typing import TypeVar
 
 Item = TypeVar("Item")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from kifa._batch import Entry, EntryBatch
 from kifa._merge import MissingRange, merge
+from kifa._typing import TYPE_CHECKING, Any
 from kifa.errors import Damage, DamagedError, KifaError, UsageError
 from kifa.fs import require_store
 from kifa.segments import SegmentChanged

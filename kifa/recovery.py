@@ -12,11 +12,11 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from kifa import control
 from kifa._batch import EntryBatch
 from kifa._memtable import Memtable
+from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.fs import list_names, remove_temporaries, sync_directory
 from kifa.identity import find_store_id

@@ -24,8 +24,8 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
+from kifa._typing import NamedTuple
 from kifa.errors import NoSpaceError
 from kifa.fs import list_names, rename_durably, sync_directory, temporary_path
 from kifa.manifest import ManifestSegment

@@ -12,11 +12,11 @@ import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
 
 from kifa._batch import EntryBatch
 from kifa._crc32c import crc32c
 from kifa._record import BrokenGroup, Extent, SegmentScanner, Survey
+from kifa._typing import NamedTuple, Self
 from kifa.errors import Damage
 from kifa.fs import list_names
 

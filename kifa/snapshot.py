@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from kifa._typing import TYPE_CHECKING
 from kifa.errors import Damage, KifaError
 from kifa.fs import list_names, require_store
 from kifa.identity import find_store_id

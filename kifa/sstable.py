@@ -9,11 +9,11 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from kifa._batch import EntryBatch
 from kifa._crc32c import crc32c
 from kifa._table import find_block, skip_blocks, unpack_block
+from kifa._typing import NamedTuple
 from kifa.errors import Damage, DamagedError, KifaError
 from kifa.sstable_format import (
     BLOCK_HEADER_SIZE,

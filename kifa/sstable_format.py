@@ -10,9 +10,9 @@ import json
 import struct
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
 
 from kifa._crc32c import crc32c
+from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 
 TABLE_DIRECTORY = "sst"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from kifa._typing import NamedTuple
 from kifa.sstable_format import (
     BLOCK_HEADER_SIZE,
     BLOCK_MAGIC,

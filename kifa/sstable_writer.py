@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kifa._crc32c import crc32c
 from kifa._table import BlockPacker
+from kifa._typing import TYPE_CHECKING
 from kifa._writeback import write_back
 from kifa.fs import DurableReplacement
 from kifa.sstable_format import (

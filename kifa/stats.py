@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from kifa import control
 from kifa._batch import EntryBatch
 from kifa._format import format_timestamp
 from kifa._merge import MissingRange, merge
+from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.segments import SegmentChanged
 from kifa.snapshot import MAX_ATTEMPTS, Snapshot, add_range, explain_missing

@@ -15,10 +15,10 @@ import logging
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from kifa import compaction, control
 from kifa._memtable import Memtable
+from kifa._typing import Any
 from kifa.errors import Damage, DamagedError
 from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
 from kifa.recovery import Recovered

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from kifa._merge import MissingRange, merge
+from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.segments import SegmentChanged
 from kifa.snapshot import MAX_ATTEMPTS, UNEXPLAINED, Snapshot, explain_missing

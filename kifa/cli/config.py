@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from kifa._typing import Any
 from kifa.cli._output import say
 from kifa.config import SETTINGS, load_config
 

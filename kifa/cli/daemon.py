@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
+from kifa._typing import Any
 from kifa.config import load_config
 from kifa.logs import set_up_logging
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
+from kifa._typing import Any
 from kifa.cli._selection import selection_of
 
 

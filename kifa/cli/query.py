@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from pathlib import Path
-from typing import Any
 
+from kifa._typing import Any
 from kifa.cli._output import STANDARD_OUTPUT, complain
 from kifa.cli._selection import selection_of
 from kifa.errors import ExitCode

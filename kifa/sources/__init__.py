@@ -16,3 +16,8 @@ def waiting_bytes(descriptor: int) -> int:
         return 0
     size = fcntl.ioctl(descriptor, termios.FIONREAD, b"\0" * 4)
     return int(struct.unpack("i", size)[0])
+
+
+def plain_host(host: str) -> str | bytes:
+    """Return ``host`` as `socket.getaddrinfo` takes it without loading tables of Unicode (0.4 MiB)."""
+    return host.encode() if host.isascii() else host

@@ -10,10 +10,10 @@ from __future__ import annotations
 import enum
 import os
 import stat
-from typing import Any, NamedTuple, Self
 
 from kifa._crc32c import crc32c
 from kifa._lines import LineBuffer
+from kifa._typing import Any, NamedTuple, Self
 
 HEAD_SIZE_BYTES = 1024
 CHUNK_SIZE_BYTES = 256 * 1024

@@ -12,13 +12,13 @@ import socket
 import stat
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from kifa._lines import LineBuffer
+from kifa._typing import NamedTuple
 from kifa.errors import UnwritableError
 from kifa.event_loop import BROKEN, READABLE, WRITABLE, Timer
 from kifa.ingest import Answers, Ingest
-from kifa.sources import waiting_bytes
+from kifa.sources import plain_host, waiting_bytes
 from kifa.sources.octets import OctetStream
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def listen_tcp(host: str, port: int) -> socket.socket:
             return socket.create_server(
                 ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
             )
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        family = socket.getaddrinfo(plain_host(host), port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise UnwritableError(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from typing import Any, Protocol
 
+from kifa._typing import Any, Protocol
 from kifa.event_loop import Timer
 from kifa.ingest import Ingest
 from kifa.sources.generation import Found, Generation, Mark

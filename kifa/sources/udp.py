@@ -11,6 +11,7 @@ from kifa.config import parse_address
 from kifa.errors import UnwritableError
 from kifa.event_loop import READABLE
 from kifa.ingest import Ingest
+from kifa.sources import plain_host
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class DatagramSource:
         try:
             if host or not socket.has_dualstack_ipv6():
                 found = socket.getaddrinfo(
-                    host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+                    plain_host(host) or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
                 )[0]
                 self._socket = socket.socket(found[0], socket.SOCK_DGRAM)
                 self._socket.bind(found[4])
