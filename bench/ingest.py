@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import daemon
 from bench._floor import FloorFile
 from bench.append import append_timed, floor_timed
 from bench.lines import different_lines, write_lines
@@ -29,6 +30,7 @@ def measure(session: Session) -> None:
     _streams(session)
     _burst(session)
     _lone_line(session)
+    daemon.measure(session)
     _compaction_stall(session)
 
 
