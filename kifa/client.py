@@ -198,7 +198,8 @@ class Client:
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._answers = Answers()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_busy = False
         self._process_id = os.getpid()
 
     def send(self, data: bytes) -> int:
@@ -226,12 +227,17 @@ class Client:
         with self._lock:
             if self._socket.fileno() < 0:
                 raise ClosedError("the connection is closed; connect again")
+            if self._is_busy:
+                raise KifaError("a signal handler cannot use the client that it interrupts")
+            self._is_busy = True
             try:
                 self._run(exchange)
             except BaseException:
                 # Answers may be under way that nobody would know what they belong to.
                 self.close()
                 raise
+            finally:
+                self._is_busy = False
         return exchange.result()
 
     def _run(self, exchange: Exchange) -> None:
@@ -271,6 +277,17 @@ class Client:
     def _wait(self, writes: bool) -> bool:
         self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if writes else 0))
         return bool(self._poll.poll(self._timeout_seconds * 1000))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands, as far as is known without sending: the daemon has not closed it."""
+        with self._lock:
+            try:
+                return self._socket.fileno() >= 0 and bool(self._socket.recv(1, socket.MSG_PEEK))
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
 
     def close(self) -> None:
         """Close the connection. Idempotent."""
