@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import click
 
 from bench import text
 from bench.environment import describe
+from bench.instructions import CannotCountError
 from bench.peers import PEERS, PeerError, check_peers, installed_version
 from bench.process import CommandError
-from bench.results import Run, RunFileError
+from bench.results import Run, RunFileError, load_json, load_run
 from bench.session import Options, Progress, Session
 from kifa.config import FLUSH_MODES
 from kifa.errors import ExitCode, KifaError
@@ -128,6 +130,7 @@ _OPTIONS = (
     click.option("--quick", is_flag=True, help="Small and fast: shows that it works."),
     click.option("--long", is_flag=True, help="Stores of 10 GiB."),
     click.option("--json", "json_file", type=_FILE, help="Write the run as JSON."),
+    click.option("--html", "html_file", type=_FILE, help="Write the run as one HTML page."),
 )
 
 
@@ -142,7 +145,9 @@ def cli() -> None:
 
 
 def _measuring(name: str) -> Callable[..., None]:
-    def measure(directory: Path | None, json_file: Path | None, **given: Any) -> None:
+    def measure(
+        directory: Path | None, json_file: Path | None, html_file: Path | None, **given: Any
+    ) -> None:
         if given["peers"] is None:
             given["peers"] = tuple(peer for peer in PEERS if installed_version(peer))
         check_peers(given["peers"])
@@ -151,6 +156,7 @@ def _measuring(name: str) -> Callable[..., None]:
         click.echo(text.report(run), nl=False)
         if json_file:
             run.save(json_file)
+        _write_reports(run, html_file)
 
     return measure
 
@@ -184,6 +190,71 @@ for _name, _help in (
     cli.add_command(_command)
 
 
+@cli.command()
+@click.argument("run_file", metavar="[RUN]", required=False, type=_FILE)
+@click.option(
+    "--against", required=True, type=_FILE, help="A stored run, or stored counts of instructions."
+)
+@click.option(
+    "--bound",
+    default=25.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="What may become worse, percent.",
+)
+@click.option("--update", is_flag=True, help="Write what was counted to --against instead.")
+def check(run_file: Path | None, against: Path, bound: float, update: bool) -> int:
+    """Tell what became worse: of RUN (or of a new quick run), or in the count of instructions.
+
+    With stored counts of instructions the workloads run under valgrind, and give the same on a busy machine.
+    """
+    from bench import check, instructions
+
+    stored = {"kind": instructions.KIND} if update else load_json(against)
+    if stored.get("kind") == instructions.KIND:
+        counts = instructions.count_instructions()
+        if update:
+            against.write_text(json.dumps(instructions.to_json(counts), indent=1) + "\n")
+            return ExitCode.OK
+        found = check.compare_counts(instructions.from_json(stored), counts, bound / 100)
+    else:
+        before = load_run(against)
+        if run_file is None:
+            peers = tuple(peer for peer in PEERS if installed_version(peer))
+            after = measure_areas(AREAS, Options(peers=peers, quick=True), None)
+        else:
+            after = load_run(run_file)
+        found = check.compare_runs(before, after, bound / 100)
+    if not found:
+        raise RunFileError(f"{against} has nothing in common with what was measured")
+    click.echo(check.report(found, bound / 100), nl=False)
+    return ExitCode.FAILURE if any(one.verdict == "worse" for one in found) else ExitCode.OK
+
+
+@cli.command()
+@click.argument("run_file", metavar="RUN", type=_FILE)
+@click.option("--html", "html_file", type=_FILE, help="Write one HTML page.")
+@click.option("--markdown", "markdown_file", type=_FILE, help="Write docs/PERFORMANCE.md.")
+def report(run_file: Path, html_file: Path | None, markdown_file: Path | None) -> None:
+    """Write reports of a stored run; without options, print it as text."""
+    run = load_run(run_file)
+    if not html_file and not markdown_file:
+        click.echo(text.report(run), nl=False)
+    _write_reports(run, html_file, markdown_file)
+
+
+def _write_reports(run: Run, html_file: Path | None, markdown_file: Path | None = None) -> None:
+    if html_file:
+        from bench.html import page
+
+        html_file.write_text(page(run))
+    if markdown_file:
+        from bench.markdown import performance, read_reasons
+
+        reasons = read_reasons(markdown_file.with_suffix(".reasons.toml"))
+        markdown_file.write_text(performance(run, reasons))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -207,7 +278,7 @@ def _run(arguments: list[str]) -> int:
         return _complain(str(error), ExitCode.USAGE)
     except KifaError as error:
         return _complain(str(error), error.exit_code)
-    except CommandError as error:
+    except (CommandError, CannotCountError) as error:
         return _complain(str(error), ExitCode.FAILURE)
     except OSError as error:
         if error.errno == errno.ENOSPC:
