@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kifa bench -name '*.pyx' -o -name '*.pxd' -o -name '*.h') setup.py pyproject.toml
 
-.PHONY: build bench demo test lint clean
+.PHONY: build bench check demo test lint clean
 
 build: $(VENV)/.built
 
@@ -22,8 +22,14 @@ test: build
 	$(BIN)/python -m pytest
 
 bench: build
-	$(BIN)/python -m pip install --quiet --editable ".[bench]"
-	$(BIN)/kifa-bench all --json build/bench.json
+	ci/install-system-packages
+	$(BIN)/kifa-bench all $(BENCH) --json build/bench.json --html build/bench.html
+	$(BIN)/kifa-bench report build/bench.json --markdown docs/PERFORMANCE.md
+
+# Whether the code needs more instructions than it did; the same on a busy machine.
+check: build
+	ci/install-system-packages
+	$(BIN)/kifa-bench check --against bench/instructions.json
 
 lint: build
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -76,7 +77,7 @@ def _limit(
     bound: float,
     unit: str,
 ) -> Limit:
-    name = what.lower().translate({ord(mark): None for mark in ",`;:()"}).replace(" ", "-")
+    name = re.sub("[^a-z0-9_]+", "-", what.lower()).strip("-")
     return Limit(name, what, measurement, quantity, sign, bound, unit)
 
 
