@@ -179,7 +179,7 @@ def in_threads(shared: Store, threads: int, data: bytes, count: int) -> Turn:
 def over_many(session: Session) -> None:
     """Append one by one to a new store until flushes, rotations and compactions are part of it."""
     size, mode = session.options.entry_size, session.options.mode
-    total = session.options.scaled(100_000, 10_000)
+    total = session.options.scaled(100_000, 2_000)
     one = session.measurement(
         "append/over-many",
         f"append {size} B, {mode}, {total:,} into a new store, flushes included",

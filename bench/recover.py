@@ -27,9 +27,9 @@ BARE_READ = "read(2) of the files of the log, from the page cache"
 def measure(session: Session) -> None:
     """Measure everything of this area."""
     scaled = session.options.scaled
-    _reopenings(session, "kill", "after a kill, default settings", {}, scaled(300_000, 50_000))
+    _reopenings(session, "kill", "after a kill, default settings", {}, scaled(300_000, 20_000))
     _reopenings(session, "unflushed", "after a kill", LARGE, scaled(1_000_000, 100_000))
-    _reopenings(session, "clean", "after a clean close", {}, scaled(300_000, 50_000))
+    _reopenings(session, "clean", "after a clean close", {}, scaled(300_000, 20_000))
     _growing(session)
 
 
@@ -149,7 +149,7 @@ def _growing_round(
 
 
 def _kill_after_appends(store: Path) -> None:
-    fill(KIFA, store, "kill", 2_000, {"compaction_enabled": False})
+    fill(KIFA, store, "kill", 20_000, {"compaction_enabled": False})
 
 
 def main(arguments: list[str]) -> None:
@@ -158,7 +158,7 @@ def main(arguments: list[str]) -> None:
     settings = json.loads(settings_text)
     store = open_store(name, Path(path), settings)
     data, left = b"x" * ENTRY_SIZE, int(entries)
-    singles = min(left, 1_000)  # a log that is written to one by one has many groups
+    singles = min(left // 100, 1_000)  # a log that is written to one by one has many groups
     while left > singles:
         left -= len(items := [data] * min(left - singles, 1_000))
         store.append_many(items)

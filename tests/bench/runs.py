@@ -33,7 +33,7 @@ def bench(*arguments: object, **environment: str) -> subprocess.CompletedProcess
         [sys.executable, "-m", "bench", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **environment},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.check import NOISE, compare, compare_counts, compare_runs
-from bench.instructions import count_instructions, from_json, to_json
+from bench.instructions import from_json, to_json
 from bench.workloads import WORKLOADS
 from tests.bench.runs import bench, made_up, run_of, save
 
@@ -96,16 +97,15 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         assert result.stderr.count("\n") == 1
 
 
-def test_instructions_are_counted_and_repeat(tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+def test_instructions_are_counted(tmp_path: Path) -> None:
     stored = json.loads((Path(__file__).parents[2] / "bench" / "instructions.json").read_text())
-    assert from_json(stored).keys() == {workload.__name__ for workload in WORKLOADS}
-    counts = count_instructions(tmp_path)
-    assert all(count > 100 for count in counts.values())
-    assert from_json(to_json(counts)).keys() == counts.keys()
+    names = from_json(stored).keys()
+    assert names == {workload.__name__ for workload in WORKLOADS}
     path = tmp_path / "counts"
-    halved = {name: count / 2 for name, count in counts.items()}
-    path.write_text(json.dumps(to_json(halved)))
+    path.write_text(json.dumps(to_json(dict.fromkeys(names, 1.0))))
     worse = bench("check", "--against", path)
     assert worse.returncode == 1, worse.stderr
-    assert f"{len(counts)} of {len(counts)} became worse" in worse.stdout
-    assert worse.stdout.count("+100.") + worse.stdout.count("+99.") == len(counts)
+    assert f"{len(names)} of {len(names)} became worse" in worse.stdout
+    for line in worse.stdout.splitlines()[2 : 2 + len(names)]:
+        assert int(line.split()[2].replace(",", "")) > 100, line

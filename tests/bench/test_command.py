@@ -38,6 +38,7 @@ def measured(area: str, directory: Path, *options: str) -> Path:
     return file
 
 
+@pytest.mark.timeout(300)
 def test_append_beside_every_peer(tmp_path: Path) -> None:
     peers = "sqlite,lmdb,rocksdb,leveldb,plain"
     options = ("--mode", "cautious,normal", "--clients", "2", "--peers", peers)
@@ -51,27 +52,17 @@ def test_append_beside_every_peer(tmp_path: Path) -> None:
     assert {"append/normal/200/1", "append_many/50", "threads/2", "append/over-many"} <= names
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("area", ["ingest", "recover", "query", "footprint"])
 def test_area(area: str, tmp_path: Path) -> None:
     file = measured(area, tmp_path, "--clients", "2", "--peers", "sqlite")
     data = json.loads(file.read_text())
     names = {one["name"] for one in data["measurements"]}
+    # A name in the table of limits that no measurement has would never be judged.
+    limited = {limit["measurement"] for limit in data["limits"]}
+    assert {name for name in limited if name.startswith(f"{area}/")} <= names
     judged = [limit for limit in data["limits"] if limit["measurement"] in names]
-    assert judged
     assert all(limit["measured"] is not None for limit in judged)
-
-
-def test_everything_that_is_limited_is_measured(tmp_path: Path) -> None:
-    """A name in the table of limits that no measurement has would never be judged."""
-    from bench.limits import LIMITS
-
-    root = Path(__file__).parents[2] / "bench"
-    source = "".join(path.read_text() for path in root.glob("*.py") if path.name != "limits.py")
-    for limit in LIMITS:
-        area, _, rest = limit.measurement.partition("/")
-        first = rest.split("/")[0]
-        assert f'"{area}/' in source, limit.measurement
-        assert f'"{limit.measurement}"' in source or f"{area}/{{" in source or first in source
 
 
 @pytest.mark.parametrize(
