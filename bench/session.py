@@ -135,11 +135,12 @@ class Session:
         measurement: Measurement,
         subjects: Mapping[str, Callable[[], Turn]],
         *,
+        rounds: int | None = None,
         turns: int = TURNS,
     ) -> None:
         """Measure the rate of all subjects in each round, in turns, in one order and then in the other."""
         turns = self.options.scaled(turns, 2)
-        for _ in self.rounds(self.options.rounds, measurement):
+        for _ in self.rounds(rounds or self.options.rounds, measurement):
             entries = dict.fromkeys(subjects, 0)
             seconds = dict.fromkeys(subjects, 0.0)
             for number in range(turns):
