@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import click
 
+from harness.crash_test import self_check
 from harness.crash_test.errors import CrashTestError, SettingsError
 from harness.crash_test.results import ExitCode, RunResult
-from harness.crash_test.run import Run, default_kifa_bin, target_names
+from harness.crash_test.run import Run, default_kifa_bin
 from harness.crash_test.settings import (
     FAULTS,
     LYING_PROFILE,
@@ -27,6 +28,7 @@ from harness.crash_test.settings import (
     Settings,
 )
 from harness.crash_test.summary import Reporter, closing, opening
+from harness.crash_test.targets.registry import TARGETS
 from harness.oracle import FlushMode
 
 _directory = click.Path(path_type=Path, file_okay=False)
@@ -76,7 +78,7 @@ _fifo = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option(
     "--source", default="stdin", type=click.Choice([*SOURCES, MIXED]), help="How lines get in."
 )
-@click.option("--target", default="kifa", type=click.Choice(target_names()), help="What is tested.")
+@click.option("--target", default="kifa", type=click.Choice(list(TARGETS)), help="What is tested.")
 @click.option(
     "--faults", default="none", type=click.Choice([*FAULTS, MIXED]), help="What else goes wrong."
 )
@@ -119,6 +121,36 @@ def cli(context: click.Context, /, **options: Any) -> int:
         reporter.say(closing(result))
     _publish(result)
     return int(result.exit_code)
+
+
+@cli.command("self-check")
+@click.option("--seed", default=self_check.SEED, help="Of all runs.")
+@click.option("--kifa-bin", help="The kifa to test.  [default: the one installed beside this]")
+@click.option(
+    "--write-docs",
+    "docs",
+    type=_existing_directory,
+    help="Write the table into docs/TESTING.md below this directory.",
+)
+def self_check_command(seed: int, kifa_bin: str | None, docs: Path | None) -> int:
+    """Prove that the test can fail: each broken subject gets its verdict, and honest ones pass."""
+    base = Settings(
+        seed=seed, kifa_bin=kifa_bin or default_kifa_bin(), rate=2_000, feed_seconds=0.15
+    )
+    outcomes: list[self_check.Outcome] = []
+
+    def told(outcome: self_check.Outcome) -> None:
+        outcomes.append(outcome)
+        subject = outcome.subject
+        mark = "ok   " if outcome.is_right else "WRONG"
+        click.echo(f"{mark} {outcome.verdict:<14} expected {subject.expected:<14} {subject.what}")
+
+    is_right = self_check.check(base, self_check.SUBJECTS, told)
+    if docs is not None:
+        self_check.write_between(
+            docs / "docs" / "TESTING.md", "self-check", self_check.table(outcomes)
+        )
+    return int(ExitCode.PASSED if is_right else ExitCode.FAILED)
 
 
 def _publish(result: RunResult) -> None:

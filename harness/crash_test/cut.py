@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from harness.crash_test.faults import Fault
 from harness.crash_test.feed import Feed
 from harness.crash_test.plan import CyclePlan, RecoveryCut, Requests
 from harness.crash_test.power import Pending
@@ -54,11 +55,11 @@ class Cutter:
             self._is_armed = True
             self._timeline.note("armed", str(request))
 
-    def cut(self, feed: Feed, *, may_end: bool) -> CutReport:
+    def cut(self, feed: Feed, fault: Fault) -> CutReport:
         """Kill the target, and cut the power if that is planned.
 
         Args:
-            may_end: a fault was injected that may end the target before.
+            fault: what was injected, and may have ended the target before.
         """
         stand, power, plan = self._stand, self._power, self._plan
         assert stand.child is not None
@@ -68,7 +69,7 @@ class Cutter:
         fell = self._is_armed and power.fell()
         feed.end()
         self._timeline.note("kill", f"exit code {code}")
-        if code != -9 and not may_end:
+        if code != -9 and not (fault.may_end and code not in (0, None)):
             self._findings.append(
                 Finding(
                     Verdict.UNAVAILABLE, None, f"the target ended with {code}: {stand.last_words()}"
@@ -77,8 +78,9 @@ class Cutter:
         went = fell and plan.at_once
         pending = None if went else power.pending()
         unanswered = sum(sender.unanswered for sender in stand.senders)
+        spoilt = fault.spoils_looks
         power.clear()
-        if plan.look_between and not went:
+        if plan.look_between and not went and not spoilt:
             self._look_between()
         if plan.power and not went:
             self._cut_power()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from harness import oracle
 from harness.crash_test.cut import Cutter
-from harness.crash_test.examine import CLOCK_SLACK_MS, Examiner
+from harness.crash_test.examine import Examiner
+from harness.crash_test.faults import FailingRequest, Fault, FullDisk, JumpingClock, SlowDisk
 from harness.crash_test.feed import Feed, Hooks
 from harness.crash_test.locate import locate
 from harness.crash_test.look import Look
 from harness.crash_test.plan import CyclePlan
 from harness.crash_test.results import Counts, Cut, CycleResult, Durations, encode
+from harness.crash_test.rot import BitRot, Tampering
+from harness.crash_test.settings import Settings
 from harness.crash_test.stand import Stand
 from harness.crash_test.timeline import Timeline
 from harness.oracle import Entry, FlushMode, Judgement, Observation, Verdict
@@ -41,6 +43,7 @@ class Cycle:
         evidence.mkdir(parents=True)
         self._timeline = Timeline(evidence / "journal.txt", plan.number)
         self._cutter = Cutter(stand, plan, following, self._timeline)
+        self._fault = make_fault(stand, plan, self._timeline)
 
     def run(self, start_s: float, *, closes: bool) -> CycleResult:
         """Run it.
@@ -50,25 +53,32 @@ class Cycle:
             closes: the store is not used after it: the target is to end in order.
         """
         stand, plan = self._stand, self._plan
-        began_ms = int(time.time() * 1000)
         stand.power.begin_cycle(plan.profile, plan.seed)
         if plan.rotates_file and stand.store.file is not None:
             stand.store.file.rotate()
         assert stand.child is not None
-        feed = Feed(plan, stand.settings.rate, stand.child, stand.senders, self._hooks())
+        feed = Feed(plan, stand.settings, stand.child, stand.senders, self._hooks())
         feed.run()
         feed_s = self._timeline.elapsed_s
-        cut = self._cutter.cut(feed, may_end=False)
+        cut = self._cutter.cut(feed, self._fault)
         store = stand.store.path
+        at_rest = stand.power.at_rest(store) if cut.power_went else store
+        rotten = self._fault.at_rest(at_rest)
         examiner = Examiner(stand, self._following, self._timeline)
         examination = examiner.examine(
-            stand.power.at_rest(store) if cut.power_went else store,
+            at_rest,
             acks_in_cycle=feed.confirmed,
             at_stake=cut.at_stake,
-            clock=(began_ms - CLOCK_SLACK_MS, 0),
+            clock_off_ms=self._fault.clock_off_ms,
         )
         verify_began_s = self._timeline.elapsed_s
-        more = [*cut.findings, *examination.findings, *stand.store.ledger.contradictions]
+        more = [
+            *_stall(feed, stand.settings),
+            *cut.findings,
+            *rotten,
+            *examination.findings,
+            *stand.store.ledger.contradictions,
+        ]
         if closes:
             more += examiner.close(examination.observation)
         judgement = judge(examination.observation, stand.settings.flush_mode, more)
@@ -87,10 +97,10 @@ class Cycle:
     def _hooks(self) -> Hooks:
         return Hooks(
             confirmed=self._on_confirmed,
-            first_confirmed=self._cutter.arm,
+            first_confirmed=self._on_first_confirmed,
             looked=self._on_looked,
             open_look=self._open_look,
-            tick=lambda since_first_s: None,
+            tick=self._fault.tick,
         )
 
     def _on_confirmed(self, lines: list[tuple[int, bytes]]) -> None:
@@ -102,8 +112,13 @@ class Cycle:
         return self._stand.look(store.path, store.ledger.highest_lsn + 1)
 
     def _on_looked(self, entries: list[Entry]) -> None:
-        self._stand.store.ledger.show(entries)
         self._timeline.note("look", f"{len(entries)} more entries")
+        if not self._fault.spoils_looks:
+            self._stand.store.ledger.show(entries)
+
+    def _on_first_confirmed(self) -> None:
+        self._cutter.arm()
+        self._fault.begin()
 
     def _result(
         self, cut: Cut, counts: Counts, judgement: Judgement, durations: Durations
@@ -118,7 +133,7 @@ class Cycle:
             target=stand.target.name,
             profile=plan.profile if stand.power.has_faults else "",
             power=stand.power.name,
-            faults=(),
+            faults=(self._fault.description,) if self._fault.description else (),
             cut=cut,
             counts=counts,
             verdict=judgement.verdict,
@@ -144,6 +159,28 @@ class Cycle:
             json.dumps({"result": encode(result), "plan": asdict(self._plan)}, indent=1)
         )
         return result
+
+
+def make_fault(stand: Stand, plan: CyclePlan, timeline: Timeline) -> Fault:
+    """Return what goes wrong in a cycle."""
+    if stand.target.is_tampered:
+        return Tampering(stand, plan, timeline)
+    kinds: dict[str, type[Fault]] = {
+        "none": Fault,
+        "eio": FailingRequest,
+        "enospc": FullDisk,
+        "bitrot": BitRot,
+        "slow": SlowDisk,
+        "clock": JumpingClock,
+    }
+    return kinds[plan.faults](stand, plan, timeline)
+
+
+def _stall(feed: Feed, settings: Settings) -> list[oracle.Finding]:
+    if not feed.is_stalled or feed.confirmed == 0:
+        return []  # a target that never answers is not measured
+    reason = f"the target answered nothing for {settings.patience_seconds:g} s"
+    return [oracle.Finding(Verdict.UNAVAILABLE, None, reason)]
 
 
 def judge(

@@ -11,13 +11,11 @@ from pathlib import Path
 
 from harness.crash_test.plan import CyclePlan
 from harness.crash_test.senders import FileSender, StreamSender, readable
-from harness.crash_test.stand import Stand
+from harness.crash_test.stand import Stand, now_ms
 from harness.crash_test.targets import UnreadableError
 from harness.crash_test.timeline import Timeline
 from harness.oracle import Entry, Finding, Observation, Verdict
 
-ANSWER_DEADLINE_S = 30.0
-FOLLOW_DEADLINE_S = 30.0
 # The wall clock is read by two processes, and may be adjusted a little while they do.
 CLOCK_SLACK_MS = 1_000
 
@@ -41,15 +39,16 @@ class Examiner:
         self._findings: list[Finding] = []
 
     def examine(
-        self, source: Path, *, acks_in_cycle: int, at_stake: int, clock: tuple[int, int] | None
+        self, source: Path, *, acks_in_cycle: int, at_stake: int, clock_off_ms: tuple[int, int]
     ) -> Examination:
         """Read the store at ``source`` at rest, then let the target recover its store.
 
         Args:
             acks_in_cycle, at_stake: as in `Observation`.
-            clock: what the wall clock showed since the cycle began, Unix ms; the second may grow until the end.
+            clock_off_ms: how far the clock of the target may have been off, at least and at most.
         """
         stand = self._stand
+        examined_at_ms = now_ms()
         copy = stand.snapshot
         shutil.rmtree(copy, ignore_errors=True)
         if source.exists():
@@ -73,7 +72,8 @@ class Examiner:
             code = stand.end_child()
             self._unavailable(f"the target ends with {code} after the cut: {stand.last_words()}")
         ledger = stand.store.ledger
-        latest = int(time.time() * 1000)
+        earliest = stand.store.examined_at_ms - CLOCK_SLACK_MS + clock_off_ms[0]
+        latest = now_ms() + CLOCK_SLACK_MS + clock_off_ms[1]
         observation = Observation(
             sent={source: list(lines) for source, lines in ledger.sent.items()},
             acked=acked,
@@ -86,9 +86,10 @@ class Examiner:
             seen=ledger.seen,
             shown=ledger.shown,
             complete=() if stand.store.file is None else (stand.store.file.source,),
-            rotten=frozenset(ledger.rotten),
-            clock=None if clock is None else (clock[0], max(clock[1], latest + CLOCK_SLACK_MS)),
+            rotten=dict(ledger.rotten),
+            clock=(earliest, latest),
         )
+        stand.store.examined_at_ms = examined_at_ms
         return Examination(observation, tuple(self._findings), recovery_s)
 
     def _unavailable(self, reason: str) -> None:
@@ -121,7 +122,7 @@ class Examiner:
             return None  # there is no answer; a reader shows it
         assert isinstance(sender, StreamSender)
         assert self._stand.child is not None
-        end = time.monotonic() + ANSWER_DEADLINE_S
+        end = time.monotonic() + self._stand.settings.patience_seconds
         while time.monotonic() < end:
             ready = readable([sender.in_fd, self._stand.child.pidfd], end - time.monotonic())
             confirmed = sender.receive()
@@ -151,7 +152,7 @@ class Examiner:
             self._unavailable(f"beside the target the reader ends with {look.errors}")
             return None
         file = stand.store.file
-        end = time.monotonic() + FOLLOW_DEADLINE_S
+        end = time.monotonic() + stand.settings.patience_seconds
         while file is not None and file.show(entries) and time.monotonic() < end:
             more = stand.look(stand.store.path, entries[-1].lsn + 1 if entries else 1)
             assert more is not None
@@ -176,10 +177,10 @@ class Examiner:
         )
         if left is not None and observation.recovered_again is not None:
             kept = {entry.lsn: entry for entry in left}
-            findings += [
-                Finding(Verdict.LOST, entry.lsn, "not there after the target ended in order")
-                for entry in observation.recovered_again
-                if kept.get(entry.lsn) != entry
-            ]
+            for entry in observation.recovered_again:
+                if kept.get(entry.lsn) != entry:
+                    verdict = Verdict.CORRUPT if entry.lsn in kept else Verdict.LOST
+                    reason = "missing, or another, after the target ended in order"
+                    findings.append(Finding(verdict, entry.lsn, reason))
         self._timeline.note("closed", f"exit code {code}")
         return findings

@@ -11,9 +11,9 @@ from harness.crash_test.look import Look
 from harness.crash_test.plan import BURST_LINES, CyclePlan
 from harness.crash_test.processes import Child
 from harness.crash_test.senders import FileSender, Sender, StreamSender
+from harness.crash_test.settings import Settings
 from harness.oracle import Entry
 
-STALL_DEADLINE_S = 30.0
 TICK_S = 0.01
 
 
@@ -32,14 +32,22 @@ class Feed:
     """One feed. `run` returns when the moment has come, the lines are used up, or the target has ended."""
 
     def __init__(
-        self, plan: CyclePlan, rate: float, target: Child, senders: Sequence[Sender], hooks: Hooks
+        self,
+        plan: CyclePlan,
+        settings: Settings,
+        target: Child,
+        senders: Sequence[Sender],
+        hooks: Hooks,
     ) -> None:
         self.confirmed = 0
         self.sent = 0
         self.look: Look | None = None
         self.moment_came = False
+        self.is_stalled = False
+        """Whether the target answered nothing for too long."""
         self._plan = plan
-        self._rate = rate
+        self._rate = settings.rate
+        self._patience_s = settings.patience_seconds
         self._target = target
         self._senders = senders
         self._streams = [s for s in senders if isinstance(s, StreamSender)]
@@ -96,7 +104,8 @@ class Feed:
             self.moment_came = since_first is not None and since_first >= moment.after_s
         if self.moment_came:
             return True
-        if time.monotonic() - self._progress_at > STALL_DEADLINE_S:
+        if time.monotonic() - self._progress_at > self._patience_s:
+            self.is_stalled = True
             return True
         answered = all(sender.unanswered == 0 for sender in self._senders)
         return self.sent >= self._plan.max_lines and answered

@@ -24,7 +24,7 @@ class Ledger:
     acked: dict[int, bytes] = field(default_factory=dict)
     seen: dict[int, Entry] = field(default_factory=dict)
     shown: dict[int, Entry] = field(default_factory=dict)
-    rotten: set[int] = field(default_factory=set)
+    rotten: dict[int, bytes] = field(default_factory=dict)
     contradictions: list[Finding] = field(default_factory=list)
 
     @property
@@ -61,7 +61,7 @@ class Ledger:
         self.seen = {entry.lsn: entry for entry in recovered}
         self.shown.clear()
         there = {entry.data for entry in self.seen.values()}
-        there |= {self.acked[lsn] for lsn in self.rotten if lsn in self.acked}
+        there |= set(self.rotten.values())
         going_on = {sender.source for sender in living}
         for source in list(self.sent):
             if source not in going_on:

@@ -23,8 +23,7 @@ from harness.crash_test.power.sigkill import SigkillPower
 from harness.crash_test.results import CycleResult, RunResult, exit_code_of
 from harness.crash_test.settings import Settings
 from harness.crash_test.stand import Stand
-from harness.crash_test.targets import Target
-from harness.crash_test.targets.kifa import KifaTarget
+from harness.crash_test.targets.registry import make_target
 
 KEPT_KERNEL = (
     "with --power sigkill the kernel may have kept what the process wrote and did not sync"
@@ -78,11 +77,14 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, on_cycle: OnCycle) -> RunResult:
+    def run(
+        self, on_cycle: OnCycle, until: Callable[[CycleResult], bool] = lambda cycle: False
+    ) -> RunResult:
         """Carry out all cycles.
 
         Args:
             on_cycle: told of each.
+            until: whether a cycle is the last one that is needed.
 
         Raises:
             CrashTestError: the target does not start at all, or something that is needed fails.
@@ -102,6 +104,8 @@ class Run:
             )
             self._cycles.append(result)
             on_cycle(result)
+            if until(result):
+                break
             plan, start_s = following, result.durations.recovery_s
             if not is_last and (following.begins_store or not result.passed):
                 start_s = self._begin_store(plan.number)
@@ -124,9 +128,10 @@ class Run:
         stand = self._stand
         stand.close_senders()
         stand.end_child()
-        stand.new_store(number)
+        stand.new_store()
         plan = plan_cycle(self._settings, number, self._requests())
         began = time.monotonic()
+        stand.power.begin_cycle(plan.profile, plan.seed)
         if not stand.start(plan):
             code = stand.end_child()
             raise CrashTestError(
@@ -141,16 +146,6 @@ def make_power(settings: Settings, directory: Path, sockets: Path) -> Power:
     if settings.power == "sigkill":
         return SigkillPower(directory)
     return LazyfsPower(directory, sockets / "lazyfs")
-
-
-def make_target(settings: Settings) -> Target:
-    """Return the target that the settings name."""
-    return KifaTarget(settings.kifa_bin, settings.flush_mode)
-
-
-def target_names() -> tuple[str, ...]:
-    """Return the names of all targets."""
-    return (KifaTarget.name,)
 
 
 def versions(settings: Settings) -> dict[str, str]:

@@ -42,6 +42,7 @@ class Settings:
         kifa_bin: the command to test.
         lazyfs_root, lazyfs_fifo, lazyfs_completed_fifo: a mount that somebody else made, with its FIFOs.
         feed_seconds: the longest feed of a cycle.
+        patience_seconds: how long a target may answer nothing to lines.
     """
 
     cycles: int = 100
@@ -63,6 +64,7 @@ class Settings:
     lazyfs_fifo: Path | None = None
     lazyfs_completed_fifo: Path | None = None
     feed_seconds: float = 1.0
+    patience_seconds: float = 30.0
 
     def check(self) -> None:
         """Check that the settings go together.
@@ -73,6 +75,10 @@ class Settings:
         foreign = (self.lazyfs_root, self.lazyfs_fifo)
         if any(foreign) and not all(foreign):
             raise SettingsError("--lazyfs-root and --lazyfs-fifo go together")
+        if self.faults in ("bitrot", MIXED) and not self.target.startswith("kifa"):
+            raise SettingsError(
+                f"--faults {self.faults} needs --target kifa, whose reader names damage"
+            )
         if self.power == "sigkill":
             if self.faults not in ("none", "clock"):
                 raise SettingsError(f"--faults {self.faults} needs --power lazyfs")

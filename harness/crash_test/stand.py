@@ -6,11 +6,13 @@ import random
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.crash_test.clock import clock_environment
 from harness.crash_test.ledger import Ledger
 from harness.crash_test.look import Look
 from harness.crash_test.plan import CyclePlan
@@ -22,6 +24,11 @@ from harness.crash_test.targets import Inputs, Target
 from harness.crash_test.workload import lines
 
 
+def now_ms() -> int:
+    """The time of the wall clock in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
 @dataclass
 class Store:
     """A store under test, and what is known about it."""
@@ -29,7 +36,8 @@ class Store:
     path: Path
     ledger: Ledger = field(default_factory=Ledger)
     file: FileSender | None = None
-    first_cycle: int = 1
+    examined_at_ms: int = field(default_factory=now_ms)
+    """When it was last examined, by the wall clock: what is new has a later time."""
 
 
 class Stand:
@@ -48,8 +56,6 @@ class Stand:
         self.power = power
         self.target = target
         self.work = work
-        self.environment: dict[str, str] = {}
-        """Variables of the target."""
         self.senders: list[Sender] = []
         self.store = Store(power.disk / "store-0")
         self.child: Child | None = None
@@ -66,7 +72,7 @@ class Stand:
         self.log_path = work / "target.log"
         self._log = self.log_path.open("ab")
 
-    def new_store(self, first_cycle: int) -> None:
+    def new_store(self) -> None:
         """Go on with a store that does not exist yet; the old one is removed."""
         self._stores += 1
         if self.store.file is not None:
@@ -75,7 +81,7 @@ class Stand:
             path.unlink()
         with suppress(FileNotFoundError):
             shutil.rmtree(self.store.path)
-        self.store = Store(self.power.disk / f"store-{self._stores}", first_cycle=first_cycle)
+        self.store = Store(self.power.disk / f"store-{self._stores}")
 
     def start(self, plan: CyclePlan) -> bool:
         """Start the target for the senders of ``plan``; return whether it got ready, or ended before."""
@@ -85,6 +91,7 @@ class Stand:
     def begin_start(self, plan: CyclePlan) -> None:
         """Start it, and do not wait."""
         self._unix.unlink(missing_ok=True)
+        environment = clock_environment(self.work) if plan.faults == "clock" else {}
         if plan.source == "file" and self.store.file is None:
             path = self.work / "followed.log"
             self.store.file = FileSender("file", iter(()), path)
@@ -101,7 +108,7 @@ class Stand:
             stdin=subprocess.PIPE if uses_stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE if uses_stdin else self._log,
             stderr=self._log,
-            environment={**self._ready.environment, **self.environment},
+            environment=self._ready.environment | environment,
         )
 
     def await_ready(self) -> bool:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+
+from crc32c import crc32c
 
 from harness.decoder.judgement import counting_records
 from harness.decoder.segment import ENTRY, read_header, read_segment
 from harness.decoder.table import read_table, table_store_id
+
+_MANIFEST_HEADER = struct.Struct("<8sIIII")
 
 
 class NotAStoreError(Exception):
@@ -43,7 +49,7 @@ def decode(directory: Path) -> Decoded:
         raise NotAStoreError(f"{directory}: holds no store")
     tables = _images(directory / "sst", ".sst")
     segments = _images(directory / "wal", ".wal")
-    store_id = _store_id(tables, segments)
+    store_id = _store_id(tables, segments) or manifest_store_id(directory / "manifest")
     damage: list[str] = []
     found: dict[int, DecodedEntry] = {}
     for name, image in sorted(tables.items()):
@@ -79,6 +85,18 @@ def _store_id(tables: dict[str, bytes], segments: dict[str, bytes]) -> bytes | N
             ids.append(header.store_id)
     ids.extend(found for image in tables.values() if (found := table_store_id(image)) is not None)
     return max(set(ids), key=ids.count, default=None)
+
+
+def manifest_store_id(path: Path) -> bytes | None:
+    """The store that a manifest says it belongs to: where no other file can tell; None if it is damaged or missing."""
+    image = path.read_bytes() if path.is_file() else b""
+    if len(image) < _MANIFEST_HEADER.size:
+        return None
+    magic, version, size, body_crc, header_crc = _MANIFEST_HEADER.unpack_from(image)
+    body = image[_MANIFEST_HEADER.size : _MANIFEST_HEADER.size + size]
+    if magic != b"KIFAMAN1" or version != 1 or crc32c(image[:20]) != header_crc:
+        return None
+    return bytes.fromhex(json.loads(body)["store_id"]) if crc32c(body) == body_crc else None
 
 
 def _take(found: dict[int, DecodedEntry], entry: DecodedEntry, damage: list[str]) -> None:

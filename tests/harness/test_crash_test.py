@@ -7,7 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from harness.crash_test import self_check
 from harness.crash_test.results import ExitCode, RunResult
+from harness.crash_test.run import default_kifa_bin
+from harness.crash_test.settings import Settings
 from harness.oracle import Verdict
 
 COMMAND = [sys.executable, "-m", "harness.crash_test"]
@@ -37,3 +42,13 @@ def test_kifa_passes_and_nothing_is_left_behind(tmp_path: Path) -> None:
     assert all(cycle.counts.confirmed and cycle.counts.at_stake for cycle in result.cycles)
     assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("subject", self_check.SUBJECTS, ids=lambda subject: subject.what)
+def test_each_subject_gets_the_verdict_it_deserves(subject: self_check.Subject) -> None:
+    base = Settings(
+        seed=self_check.SEED, kifa_bin=default_kifa_bin(), rate=2_000, feed_seconds=0.15
+    )
+    outcomes: list[self_check.Outcome] = []
+    is_right = self_check.check(base, [subject], outcomes.append)
+    assert is_right, [cycle.findings for cycle in outcomes[0].run.cycles]

@@ -192,11 +192,16 @@ def test_every_line_of_a_followed_file_is_there_once() -> None:
 
 def test_what_rotted_may_be_missing_and_nothing_else() -> None:
     recovered = [entry for entry in entries(5) if entry.lsn not in (2, 3)]
-    observation = observed(recovered, acked=5, rotten={2, 3})
+    observation = observed(recovered, acked=5, rotten={2: LINES[1], 3: LINES[2]})
     assert verdict(observation) is Verdict.PASS
-    assert verdict(replace(observation, rotten={2})) is Verdict.LOST
+    assert verdict(replace(observation, rotten={2: LINES[1]})) is Verdict.LOST
     assert (
-        verdict(observed([entries(2)[0], Entry(2, b"x")], acked=2, rotten={2})) is Verdict.CORRUPT
+        verdict(replace(observation, recovered=entries(5), second_reader=entries(5)))
+        is Verdict.PASS
+    )
+    assert (
+        verdict(observed([entries(2)[0], Entry(2, b"x")], acked=2, rotten={2: LINES[1]}))
+        is Verdict.CORRUPT
     )
 
 

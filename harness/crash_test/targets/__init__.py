@@ -46,6 +46,10 @@ class Target(Protocol):
     def end_code(self) -> int:
         """What it ends with after SIGTERM."""
 
+    @property
+    def is_tampered(self) -> bool:
+        """Whether bytes of its store are altered behind its back, and behind the judge's."""
+
     def command(self, store: Path, inputs: Inputs) -> list[str]:
         """Return what starts it."""
 

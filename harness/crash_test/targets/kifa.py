@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from harness.crash_test.results import Stage
@@ -49,13 +48,14 @@ REQUESTS = {
 class KifaTarget:
     """``kifa daemon``, ``kifa query`` and the second decoder."""
 
-    name = "kifa"
     sources = SOURCES
     requests = REQUESTS
     reader_codes = (0, DAMAGED)
     end_code = 143
+    is_tampered = False
 
-    def __init__(self, kifa_bin: str, flush_mode: FlushMode) -> None:
+    def __init__(self, name: str, kifa_bin: str, flush_mode: FlushMode) -> None:
+        self.name = name
         self._bin = kifa_bin
         self._flush_mode = flush_mode
 
@@ -101,17 +101,23 @@ class KifaTarget:
         return [self.parse(line) for line in result.stdout.splitlines()]
 
     def read_again(self, store: Path) -> list[Entry]:
-        return self._decode(store, decode_entries)
-
-    def _decode(self, store: Path, reader: Callable[[Path], list[Entry]]) -> list[Entry]:
+        if not store.exists():
+            return []
         try:
-            return reader(store)
+            decoded = decode(store)
         except (NotAStoreError, OSError) as error:
             raise UnreadableError(str(error)) from None
+        return [Entry(entry.lsn, entry.data, entry.timestamp_ms) for entry in decoded.entries]
 
 
-def decode_entries(store: Path) -> list[Entry]:
-    """Read a store with the second decoder."""
-    if not store.exists():
-        return []
-    return [Entry(entry.lsn, entry.data, entry.timestamp_ms) for entry in decode(store).entries]
+class TamperedKifaTarget(KifaTarget):
+    """Kifa, and somebody alters bytes of its store while it is at rest."""
+
+    is_tampered = True
+
+
+class DroppingKifaTarget(KifaTarget):
+    """Kifa, judged with a decoder that drops an entry."""
+
+    def read_again(self, store: Path) -> list[Entry]:
+        return super().read_again(store)[:-1]
