@@ -142,6 +142,16 @@ cdef class GroupCommit:
         if self.stopping:
             raise ClosedError("the log is closed")
 
+    def poison_with(self, int error):
+        """Refuse everything from now on: what is on disk is unknown, because of ``error`` (errno)."""
+        pthread_mutex_lock(&self.mutex)
+        self.poison = error
+        pthread_cond_broadcast(&self.room)
+        pthread_cond_broadcast(&self.synced[0])
+        pthread_cond_broadcast(&self.synced[1])
+        pthread_cond_broadcast(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
     cdef int check_fork(self) except -1:
         if self.fork_generation != fork_count:
             self.check_usable()

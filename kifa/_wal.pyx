@@ -372,7 +372,10 @@ cdef class LogWriter(GroupCommit):
         pthread_mutex_unlock(&self.mutex)
 
     def flush_failed(self, int error):
-        """Say that flushing failed with errno ``error``: writers that would wait for it get NoSpaceError instead."""
+        """Say that flushing failed with errno ``error``: writers that would wait for it get NoSpaceError instead.
+
+        0 says that it works again.
+        """
         pthread_mutex_lock(&self.mutex)
         self.flush_error = error
         pthread_cond_broadcast(&self.room)

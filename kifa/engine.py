@@ -29,9 +29,9 @@ from kifa._memtable import Memtable
 from kifa._record import frame_group
 from kifa._typing import Any, Self
 from kifa._wal import LogWriter, SegmentFull
-from kifa.errors import Damage, KifaError, NoSpaceError, UsageError
-from kifa.fs import WriterLock, make_directory_durably
-from kifa.recovery import LastGroup, recover
+from kifa.errors import Damage, KifaError, NoSpaceError, PoisonedError, UsageError
+from kifa.fs import NO_SPACE, WriterLock, make_directory_durably
+from kifa.recovery import LastGroup, Recovered, recover
 from kifa.segment_pool import SegmentPool
 from kifa.segments import DATA_OFFSET, FLUSH_MODES, WAL_DIRECTORY
 from kifa.sstable_format import TABLE_DIRECTORY
@@ -92,10 +92,18 @@ class Log:
         self._memtable_threshold = memtable_flush_threshold_mib * MIB
         make_directory_durably(self.path)
         self._lock = WriterLock(self.path / "lock")
+        self._descriptor = -1
         try:
             self._open(segment_size_mib * MIB, channel_capacity, compaction_threshold)
-        except BaseException:
+        except BaseException as error:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
             self._lock.release()
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise NoSpaceError(
+                    f"no room to open the log in {self.path}; free some space, or only read it",
+                    file=str(self.path),
+                ) from error
             raise
 
     def _open(
@@ -114,7 +122,7 @@ class Log:
         self._flush_rounds = 0
         self._rotation_lock = threading.Lock()
         self._compaction_wanted = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._closed = False
         self._failure: BaseException | None = None
         self._pool = SegmentPool(self.path, self.store_id, segment_size_bytes, recovered.live)
@@ -132,15 +140,14 @@ class Log:
             self._writer.adopt(memtable)
         self._threads: list[threading.Thread] = []
         self._process_id = os.getpid()
-        self._descriptor = -1
-        self._rotate_to(0, recovered.unproven)
+        self._rotate_first(recovered)
         if (
             len(self._pool.live) > MAX_LIVE_SEGMENTS
             or ends_before_next
             or self._mode == "emergency"
         ):
             self._writer.request_freeze()
-        self._tables.publish()
+        self._publish_first()
         for line in recovered.damage:
             log.warning("%s", line)
         if recovered.torn_tail is not None:
@@ -213,7 +220,11 @@ class Log:
             first_lsn = again.entries.first_lsn
             first_group = partial(frame_group, again.entries, again.controls)
             min_size_bytes = DATA_OFFSET + len(first_group(0))
-        segment = self._pool.rotate(first_lsn, self._mode, min_size_bytes, first_group)
+        try:
+            segment = self._pool.rotate(first_lsn, self._mode, min_size_bytes, first_group)
+        except PoisonedError:
+            self._writer.poison_with(errno.EIO)
+            raise
         self._writer.use_segment(
             segment.descriptor, segment.salt, segment.size_bytes, segment.end_offset
         )
@@ -329,17 +340,19 @@ class Log:
                 self._flush_ready()
                 self._prepare()
                 timeout_seconds = -1.0
-                self._failure = None
+                if self._failure is not None:
+                    self._failure = None
+                    self._writer.flush_failed(0)
             except Exception as error:  # whatever it is, the log goes on and its callers are told
                 # The WAL has everything; writers are told when it is full. Try again until it works.
                 log.error("flush failed: %s; trying again", error, exc_info=_is_bug(error))
                 self._failure = error
                 self._writer.flush_failed(getattr(error, "errno", None) or errno.EIO)
-                timeout_seconds = RETRY_SECONDS
+                timeout_seconds = 0.0
             with self._flush_done:
                 self._flush_rounds += 1
                 self._flush_done.notify_all()
-            if self._closing:
+            if self._closing.wait(0.0 if self._failure is None else RETRY_SECONDS):
                 return
 
     def _flush_ready(self) -> None:
@@ -352,14 +365,33 @@ class Log:
             self._pool.recycle_through(self._tables.checkpoint_lsn)
             self._compaction_wanted.set()
 
+    def _rotate_first(self, recovered: Recovered) -> None:
+        """Bring the first segment of this run into use; on a full disk, one of which tables have every entry."""
+        try:
+            self._rotate_to(0, recovered.unproven)
+        except NoSpaceError:
+            if recovered.damaged_tables:
+                raise
+            self._pool.recycle_through(self._tables.checkpoint_lsn)
+            self._rotate_to(0, recovered.unproven)
+
+    def _publish_first(self) -> None:
+        """Publish what recovery found. On a full disk that can wait: nothing lives in the manifest alone."""
+        try:
+            self._tables.publish()
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self._writer.wake_background()  # the flush thread tries again
+
     def _prepare(self) -> None:
         """Have the next rotation find a segment, and the manifest know the live ones."""
-        if self._closing:
+        if self._closing.is_set():
             return
         self._tables.publish_segments()
         if self._writer.is_half_full and self._pool.needs_spare:
             try:
-                self._pool.prepare_spare(abandon=lambda: self._closing)
+                self._pool.prepare_spare(abandon=lambda: self._closing.is_set())
             except NoSpaceError as error:
                 log.info("%s", error)
 
@@ -375,10 +407,14 @@ class Log:
         while True:
             self._compaction_wanted.wait()
             self._compaction_wanted.clear()
-            if self._closing:
+            if self._closing.is_set():
                 return
             try:
-                while self._compaction_enabled and not self._closing and self._mode != "emergency":
+                while (
+                    self._compaction_enabled
+                    and not self._closing.is_set()
+                    and self._mode != "emergency"
+                ):
                     if not self._tables.join_due():
                         break
             except Exception as error:  # as above
@@ -402,7 +438,7 @@ class Log:
         try:
             self._writer.stop()
         finally:
-            self._closing = True
+            self._closing.set()
             self._writer.stop_committer()
             self._writer.wake_background()
             self._compaction_wanted.set()

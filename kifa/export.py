@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from kifa.errors import (
     UsageError,
     standard_output_error,
 )
-from kifa.fs import DurableReplacement, write_all
+from kifa.fs import NO_SPACE, DurableReplacement, write_all
 from kifa.prefetch import prefetched
 from kifa.query import Reader, Selection
 
@@ -79,7 +78,7 @@ def export_entries(
         raise UsageError(f"{path} is not a file; use `kifa query` to write to it", file=str(path))
 
     def failure(error: OSError) -> KifaError:
-        kind = NoSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UnwritableError
+        kind = NoSpaceError if error.errno in NO_SPACE else UnwritableError
         message = f"cannot write {path}: {error.strerror}; nothing was changed"
         return kind(message, file=str(path))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from kifa.errors import LockedError, NotAStoreError, UnwritableError
 
 TEMPORARY_SUFFIX = ".tmp"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def temporary_path(path: Path) -> Path:
@@ -138,6 +139,7 @@ def make_directory_durably(directory: Path) -> None:
     try:
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        _sync_name(path)
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
             sync_directory(path.parent)
@@ -146,6 +148,16 @@ def make_directory_durably(directory: Path) -> None:
             f"cannot create {directory}: {error.strerror}; choose another directory",
             file=str(directory),
         ) from error
+
+
+def _sync_name(path: Path) -> None:
+    """Make the name of a directory durable that is there already: whoever created it may have died before its sync."""
+    try:
+        sync_directory(path.parent)
+    except OSError as error:
+        # A parent that may not be read, or cannot be synced, is not one in which we created anything.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS):
+            raise
 
 
 class WriterLock:

@@ -1,9 +1,14 @@
 """Recovery: what a store holds after whatever happened to it, so that a writer can go on.
 
-    temporaries | manifest | tables, which supersede which | WAL, judged and synced | memtables of what only the WAL has
+    directories synced | temporaries | manifest | tables, which supersede which | WAL, judged and synced | memtables
 
 Power may go at any point: recovery removes only temporaries and superseded tables, writes only complete tables under
 their final names, and everything it reads is still there when it is run again.
+
+A process may have died between a rename and the sync of its directory. What recovery does next would then build on a
+name that is not there after a power loss: inputs deleted whose joined table is gone, an old segment overwritten that
+was to be a spare. So the directories are synced before anything else. The content of what has a final name was synced
+before it got it; only segments grow under their names, and those are synced after they were read.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from kifa._batch import EntryBatch
 from kifa._memtable import Memtable
 from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
-from kifa.fs import list_names, remove_temporaries, sync_directory
+from kifa.fs import NO_SPACE, list_names, remove_temporaries, sync_directory
 from kifa.identity import find_store_id
 from kifa.manifest import Manifest, read_manifest
 from kifa.segment_pool import LiveSegment
@@ -43,6 +48,8 @@ log = logging.getLogger(__name__)
 
 # Recovered memtables beyond these are written to tables at once, so that recovery's memory is bounded.
 MAX_RECOVERED_MEMTABLES = 2
+# MAX_FROZEN of the writer (kifa/_group.pxd), and its active one.
+MAX_ADOPTED_MEMTABLES = 5
 
 
 class LastGroup(NamedTuple):
@@ -88,6 +95,7 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
         OSError: the disk cannot be read or written; nothing was lost by trying.
     """
     for directory in (store, store / WAL_DIRECTORY, store / TABLE_DIRECTORY):
+        sync_directory(directory)
         remove_temporaries(directory)
     manifest, damage = read_manifest(store)
     state = Recovered(manifest.store_id if manifest else find_store_id(store) or os.urandom(16))
@@ -154,7 +162,6 @@ def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) ->
         if table.damage:
             state.damaged_tables.add(table.name)
             state.damage.extend(table.damage)
-    sync_directory(directory)
     state.tables = [table.info for table in kept]
     metadata = merge_metadata(table.metadata for table in kept)
     for table in found:
@@ -239,20 +246,36 @@ def _recover_batch(
 ) -> None:
     """Put a batch into the memtables; memory stays bounded."""
     memtable = state.memtables[-1] if state.memtables else None
-    if (
-        memtable is None
-        or memtable.size_bytes >= memtable_threshold_bytes
-        or batch.first_lsn != memtable.last_lsn + 1
-    ):
-        if len(state.memtables) == MAX_RECOVERED_MEMTABLES:
-            # Their control records are still in the WAL, which is recycled after the next flush only.
-            state.tables.append(
-                _write_table(store, state.store_id, [m.batch() for m in state.memtables])
-            )
-            state.memtables.clear()
+    follows = memtable is not None and batch.first_lsn == memtable.last_lsn + 1
+    full = memtable is None or not follows or memtable.size_bytes >= memtable_threshold_bytes
+    room = len(state.memtables) < MAX_RECOVERED_MEMTABLES
+    if full and (room or _make_room(store, state, follows)):
         memtable = Memtable()
         state.memtables.append(memtable)
+    assert memtable is not None
     memtable.extend(batch)
+
+
+def _make_room(store: Path, state: Recovered, follows: bool) -> bool:
+    """Write the memtables to a table; return whether there is room for another one.
+
+    On a full disk they stay in memory, as many as the writer takes over, and the last one grows: what only the WAL
+    has is bounded by what the writer let wait before.
+    """
+    try:
+        # Their control records are still in the WAL, which is recycled after the next flush only.
+        info = _write_table(store, state.store_id, [m.batch() for m in state.memtables])
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        if len(state.memtables) < MAX_ADOPTED_MEMTABLES:
+            return True
+        if follows:
+            return False
+        raise
+    state.tables.append(info)
+    state.memtables.clear()
+    return True
 
 
 def _write_table(store: Path, store_id: bytes, batches: list[EntryBatch]) -> TableInfo:

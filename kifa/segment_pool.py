@@ -7,8 +7,14 @@ What is on disk if power goes between the steps of a rotation:
 
 and of recycling, which is for segments of which every LSN is in a published table:
 
-    rename to a spare | sync directory            (only then is the content overwritten)
+    rename to a spare | sync directory            (only then is the content overwritten, or the next one renamed)
     ^ an old segment, all of it in tables ^ a spare
+
+Recovery syncs the directory before the pool takes over what it finds: the process may have died before that sync, and
+a spare that is overwritten while the disk still knows it as a segment would be one of any content.
+
+If the last sync of a rotation fails, the new segment is there and may vanish; an entry in the segment before it could
+then have an LSN that only counts in the new one. So the log is poisoned.
 
 A segment is synced at its full size before it gets its name, so a short one is damage. A segment without entries has
 the first LSN of the next one, whose rename replaces it atomically.
@@ -26,8 +32,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kifa._typing import NamedTuple
-from kifa.errors import NoSpaceError
-from kifa.fs import list_names, rename_durably, sync_directory, temporary_path
+from kifa.errors import NoSpaceError, PoisonedError
+from kifa.fs import NO_SPACE, list_names, rename_durably, sync_directory, temporary_path
 from kifa.manifest import ManifestSegment
 from kifa.segments import (
     BLOCK_SIZE,
@@ -74,9 +80,12 @@ class SegmentPool:
         self._store_id = store_id
         self._segment_size_bytes = segment_size_bytes
         self._lock = threading.Lock()
+        self._recycle_lock = threading.Lock()
         self._live = list(live)
         self._sequence = max((segment.sequence for segment in live), default=0)
         self._spares: list[Path] = []
+        self._unsynced = False  # names were changed and not made durable
+        self._retired: list[Path] = []  # spares whose names are not durable yet
         self._next_spare = 1
         self._direct = True
         self._allocates = True
@@ -121,6 +130,7 @@ class SegmentPool:
 
         Raises:
             NoSpaceError: there is no spare and no room for a new segment. Nothing has changed.
+            PoisonedError: the new segment has its name, but that may not be durable. Nothing may be written any more.
         """
         size_bytes = max(self._segment_size_bytes, min_size_bytes)
         target = self._directory / segment_name(first_lsn)
@@ -131,7 +141,7 @@ class SegmentPool:
                 if self._spares and size_bytes == self._segment_size_bytes
                 else None
             )
-        path = spare or self._create(temporary_path(target), size_bytes)
+        path = spare or self._make_room(target, first_lsn if first_group is None else 0, size_bytes)
         descriptor = self._open(path)
         try:
             salt = _new_salt(_read_head(path))
@@ -149,13 +159,20 @@ class SegmentPool:
             assert len(content) <= size_bytes, "a group never spans segments"
             _write_aligned(descriptor, content)
             os.fsync(descriptor)
-            rename_durably(path, target)
+            path.rename(target)
         except BaseException:
             os.close(descriptor)
-            if spare is not None and spare.exists():
-                with self._lock:
-                    self._spares.append(spare)
+            self._give_back(path)
             raise
+        try:
+            sync_directory(self._directory)
+        except OSError as error:
+            os.close(descriptor)
+            raise PoisonedError(
+                f"the name of a new segment could not be synced ({error.strerror}); check the disk, then open the log"
+                " again to recover",
+                file=str(target),
+            ) from error
         with self._lock:
             self._sequence += 1
             if self._live and self._live[-1].first_lsn == first_lsn:
@@ -177,12 +194,16 @@ class SegmentPool:
                 return
             spare = self._spare_path()
         path = self._create(temporary_path(spare), self._segment_size_bytes)
-        descriptor = self._open(path)
         try:
-            filled = _fill_with_zeros(descriptor, self._segment_size_bytes, abandon)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            descriptor = self._open(path)
+            try:
+                filled = _fill_with_zeros(descriptor, self._segment_size_bytes, abandon)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            path.unlink()
+            raise
         if not filled:
             path.unlink()
             return
@@ -193,28 +214,71 @@ class SegmentPool:
     def recycle_through(self, checkpoint_lsn: int) -> None:
         """Recycle all segments of which every LSN is at or below ``checkpoint_lsn``.
 
-        The manifest that says so, and the tables it names, must be durable.
-        """
-        while True:
-            with self._lock:
-                if len(self._live) < 2 or self._live[1].first_lsn > checkpoint_lsn + 1:
-                    return
-                segment = self._live.pop(0)
-            self._retire(segment.path)
+        The manifest that says so, and the tables it names, must be durable. One at a time and in order, so that
+        those that are left follow each other, also after an error.
 
-    def _retire(self, path: Path) -> None:
-        with self._lock:
-            full = (
-                len(self._spares) >= MAX_SPARES or path.stat().st_size != self._segment_size_bytes
-            )
-            spare = self._spare_path()
-        if full:
-            path.unlink()
+        Raises:
+            OSError: one could not be recycled; the next call goes on with it.
+        """
+        with self._recycle_lock:
+            while True:
+                self._sync_names()
+                with self._lock:
+                    if len(self._live) < 2 or self._live[1].first_lsn > checkpoint_lsn + 1:
+                        return
+                    self._retire(self._live[0])
+                    del self._live[0]
+
+    def _sync_names(self) -> None:
+        """Make durable what `_retire` did; only then may its spares be overwritten."""
+        if self._unsynced:
             sync_directory(self._directory)
-            return
-        rename_durably(path, spare)
+            with self._lock:
+                self._spares += self._retired
+                self._retired.clear()
+            self._unsynced = False
+
+    def _retire(self, segment: LiveSegment) -> None:
+        """Remove a segment, or make a spare of it; with the lock."""
+        full = len(self._spares) >= MAX_SPARES
+        if full or not self._fits(segment.path):
+            segment.path.unlink()
+        else:
+            spare = self._spare_path()
+            segment.path.rename(spare)
+            self._retired.append(spare)
+        self._unsynced = True
+
+    def _make_room(self, target: Path, first_lsn: int, size_bytes: int) -> Path:
+        """Create a file for the segment ``target``. On a full disk, take the last one if it holds no entry.
+
+        That one has the name ``target``, for it begins with ``first_lsn`` as well: a log that was opened and not
+        written to. It is made a spare first, so that a torn header cannot be one of a segment.
+        """
+        try:
+            return self._create(temporary_path(target), size_bytes)
+        except NoSpaceError:
+            with self._recycle_lock:
+                with self._lock:
+                    last = self._live[-1] if self._live else None
+                    if last is None or last.first_lsn != first_lsn or not self._fits(last.path):
+                        raise
+                    self._retire(last)
+                    self._live.pop()
+                self._sync_names()
+            with self._lock:
+                return self._spares.pop()
+
+    def _give_back(self, path: Path) -> None:
+        """Keep a spare that could not be used; remove a new file."""
         with self._lock:
-            self._spares.append(spare)
+            if path.suffix == SPARE_SUFFIX:
+                self._spares.append(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _fits(self, path: Path) -> bool:
+        return path.stat().st_size == self._segment_size_bytes
 
     def _spare_path(self) -> Path:
         self._next_spare += 1
@@ -222,8 +286,7 @@ class SegmentPool:
 
     def _drop_misfits(self) -> None:
         """Remove spares of another size than the configured one, and those beyond the bound."""
-        fitting = [p for p in self._spares if p.stat().st_size == self._segment_size_bytes]
-        kept = fitting[:MAX_SPARES]
+        kept = [path for path in self._spares if self._fits(path)][:MAX_SPARES]
         for path in set(self._spares) - set(kept):
             path.unlink()
         self._spares = kept
@@ -254,7 +317,7 @@ class SegmentPool:
                 os.close(descriptor)
         except OSError as error:
             path.unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
             raise NoSpaceError(
                 f"no room for another WAL segment of {size_bytes} bytes in {self._directory};"

@@ -16,6 +16,7 @@ import pytest
 
 from lazyfs import mount as mounting
 from lazyfs.client import Client
+from lazyfs.errors import MountError
 
 READY_S = 20.0
 _PR_SET_PDEATHSIG = 1
@@ -64,7 +65,8 @@ class Mounted:
         if self.process.poll() is None:
             self.process.terminate()
         while mounting.mounted_at(self.path) is not None:
-            mounting.unmount(self.path)
+            with contextlib.suppress(MountError):  # the process may unmount at the same moment
+                mounting.unmount(self.path)
         try:
             self.process.wait(READY_S)
         except subprocess.TimeoutExpired:

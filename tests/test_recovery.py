@@ -1,0 +1,195 @@
+"""What recovery builds on is durable before it builds on it; a full disk keeps nobody from opening who can be let in.
+
+`lazyfs` stands below: its root directory holds exactly what a power loss would leave.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kifa
+from kifa.fs import make_directory_durably
+from kifa.segment_pool import SegmentPool
+from tests.lazyfs.conftest import Mounted, MountFactory, mount
+from tests.reading import read_all
+
+__all__ = ["mount"]
+
+OPEN = """
+import os, signal, sys, kifa
+log = kifa.open(sys.argv[1], segment_size_mib=1, compaction_threshold=2)
+"""
+DIE = "os.kill(os.getpid(), signal.SIGKILL)\n"
+
+
+def run(store: Path, script: str) -> None:
+    """Run a writer that dies."""
+    result = subprocess.run(
+        [sys.executable, "-c", OPEN + script, str(store)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+
+
+def synced_names(disk: Mounted, directory: str, suffix: str) -> list[str]:
+    return sorted(path.name for path in (disk.root / directory).glob(f"*{suffix}"))
+
+
+def test_inputs_go_only_after_the_name_of_the_joined_table_is_durable(mount: MountFactory) -> None:
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    flushes = """
+log.append_many([b"%d " % (log.last_lsn + 1 + i) + b"x" * 300_000 for i in range(4)])
+log.flush()
+"""
+    disk.command("kill", op="rename", path="store/sst/compaction*", when="after")
+    run(store, flushes * 3 + "log.compact()\n")
+    visible = {path.name for path in (store / "sst").glob("*.sst")}
+    unsynced = visible - set(synced_names(disk, "store/sst", ".sst"))
+    assert unsynced, "at least the joined one"
+    disk.command("clear")
+    disk.command("kill", op="unlink", path="store/sst/*.sst", when="before", power_loss=True)
+    run(store, DIE)
+    assert unsynced <= set(synced_names(disk, "store/sst", ".sst"))
+    disk.command("clear")
+    found = [int(data.split()[0]) for _, data in read_all(store)]
+    assert found == list(range(1, len(found) + 1))
+    assert len(found) >= 8, "two flushes at least came before the joined table"
+
+
+def test_a_spare_is_overwritten_only_after_its_name_is_durable(mount: MountFactory) -> None:
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    disk.command("kill", op="rename", path="store/wal/*.spare", when="after")
+    run(
+        store,
+        """
+log.append_many([b"%d " % (log.last_lsn + 1 + i) + b"x" * 300_000 for i in range(8)])
+log.flush()
+""",
+    )
+    assert not synced_names(disk, "store/wal", ".spare")
+    disk.command("clear")
+    disk.command("kill", op="write", path="store/wal/*.spare", when="before", power_loss=True)
+    run(store, DIE)
+    assert synced_names(disk, "store/wal", ".spare")
+
+
+def test_a_store_whose_creator_died_is_durable_before_anything_is_confirmed(
+    mount: MountFactory,
+) -> None:
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    disk.command("kill", op="mkdir", path="store", when="after")
+    run(store, "")
+    assert not (disk.root / "store").exists()
+    disk.command("clear")
+    run(store, "log.append(b'confirmed')\n" + DIE)
+    disk.power_loss()
+    assert read_all(store) == [(1, b"confirmed")]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_full_disk_with_a_spare_segment_can_be_opened(mount: MountFactory, times: int) -> None:
+    """Also a second time: the segment that nothing was written to is used again."""
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    run(
+        store,
+        """
+log.append_many([b"%d " % (log.last_lsn + 1 + i) + b"x" * 300_000 for i in range(5)])
+log.flush()
+log.append(b"6 ")
+"""
+        + DIE,
+    )
+    spares = sorted((store / "wal").glob("*.spare"))
+    for leftover in [*spares[1:], *store.rglob("*.tmp")]:
+        leftover.unlink()
+    used = disk.command("status")["used_bytes"]
+    assert isinstance(used, int)
+    disk.command("quota", bytes=used)
+    for _ in range(times):
+        run(store, DIE)
+    with kifa.open(store, segment_size_mib=1) as log:
+        assert log.append(b"7 ") == 7
+        disk.command("quota", bytes=None)
+        log.flush()
+    disk.power_loss()
+    assert [int(data.split()[0]) for _, data in read_all(store)] == list(range(1, 8))
+
+
+def test_a_full_disk_keeps_what_recovery_cannot_write_in_memory(mount: MountFactory) -> None:
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    disk.command("fail", op="create", path="store/sst/*", errno="ENOSPC", forever=True)
+    run(
+        store,
+        """
+for _ in range(8):
+    log.append_many([b"%d " % (log.last_lsn + 1 + i) + b"x" * 200_000 for i in range(4)])
+"""
+        + DIE,
+    )
+    with kifa.open(store, memtable_flush_threshold_mib=1) as log:
+        assert log.last_lsn == 32
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            log.flush()
+        disk.command("clear")
+        log.flush()
+        assert log.append(b"33 ") == 33
+    assert [int(data.split()[0]) for _, data in read_all(store)] == list(range(1, 34))
+
+
+def test_a_rotation_whose_name_is_not_synced_poisons(mount: MountFactory) -> None:
+    """The new segment can be seen, so an entry in the one before it would not count any more."""
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    log = kifa.open(store, segment_size_mib=1)
+    log.append(b"1 " + b"x" * 400_000)  # less than half: no spare is prepared
+    disk.command("fail", op="fsyncdir", path="store/wal", errno="EIO")
+    with pytest.raises(kifa.PoisonedError):
+        log.append(b"2 " + b"x" * 700_000)
+    with pytest.raises(kifa.PoisonedError):
+        log.append(b"2 small enough for the old segment")
+    with pytest.raises(kifa.PoisonedError):
+        log.close()
+    with kifa.open(store) as log:
+        assert log.append(b"2 ") == 2
+    disk.power_loss()
+    assert [int(data.split()[0]) for _, data in read_all(store)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("operation", "path"), [("rename", "*.spare"), ("fsyncdir", "wal"), ("unlink", "*.wal")]
+)
+def test_segments_are_recycled_in_order_also_after_an_error(
+    mount: MountFactory, operation: str, path: str
+) -> None:
+    disk = mount("--profile", "posix-strict")
+    directory = disk.path / "wal"
+    make_directory_durably(directory)
+    pool = SegmentPool(disk.path, bytes(16), 1 << 16, [])
+    for first_lsn in range(1, 1000, 100):
+        os.close(pool.rotate(first_lsn, "cautious").descriptor)
+    disk.command("fail", op=operation, path=path, errno="EIO")
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        pool.recycle_through(850)
+    left = [segment.first_lsn for segment in pool.live]
+    assert left == list(range(left[0], 1000, 100)), "whatever is left follows what is before it"
+    names = [segment.path.name for segment in pool.live]
+    assert names == sorted(file.name for file in directory.glob("*.wal"))
+    pool.recycle_through(850)
+    assert [segment.first_lsn for segment in pool.live] == [801, 901]
+    disk.power_loss()
+    assert [int(file.stem, 16) for file in sorted(directory.glob("*.wal"))] == [801, 901]
+    assert len(list(directory.glob("*.spare"))) == 4
