@@ -46,6 +46,8 @@ MAX_LIVE_SEGMENTS = 4
 # Groups of the library are bounded by their size; this keeps the memory of an index of empty entries bounded.
 DEFAULT_MAX_GROUP_ENTRIES = 16_384
 RETRY_SECONDS = 1.0
+# Joined also while the log is being closed: a few take milliseconds.
+SMALL_TABLE_SIZE_BYTES = MIB
 
 
 class Log:
@@ -407,19 +409,19 @@ class Log:
         while True:
             self._compaction_wanted.wait()
             self._compaction_wanted.clear()
-            if self._closing.is_set():
-                return
+            is_last = self._closing.is_set()
             try:
-                while (
-                    self._compaction_enabled
-                    and not self._closing.is_set()
-                    and self._mode != "emergency"
-                ):
-                    if not self._tables.join_due():
+                while self._compaction_enabled and self._mode != "emergency":
+                    # The end is short, but not without work: a log that is only ever open for moments would
+                    # collect tables without bound.
+                    largest = SMALL_TABLE_SIZE_BYTES if self._closing.is_set() else None
+                    if not self._tables.join_due(largest):
                         break
             except Exception as error:  # as above
                 # Compaction only saves space and time; the next flush will ask for it again.
                 log.error("compaction failed: %s", error, exc_info=_is_bug(error))
+            if is_last:
+                return
 
     # ---- the end -----------------------------------------------------------------------------------------
 

@@ -105,8 +105,11 @@ class TableSet:
         if self._pool.manifest_segments() != self._published_segments:
             self.publish()
 
-    def join_due(self) -> bool:
+    def join_due(self, largest_size_bytes: int | None = None) -> bool:
         """Join the tables that are due first, if any are; return whether any were.
+
+        Args:
+            largest_size_bytes: leave larger ones alone.
 
         Raises:
             OSError: an input cannot be read, or the output cannot be written or published.
@@ -115,7 +118,13 @@ class TableSet:
             with self._state_lock:
                 tables = list(self._tables)
             due = compaction.choose(
-                [None if table.name in self._left_alone else table for table in tables],
+                [
+                    None
+                    if table.name in self._left_alone
+                    or (largest_size_bytes is not None and table.size_bytes > largest_size_bytes)
+                    else table
+                    for table in tables
+                ],
                 self._compaction_threshold,
             )
             if due is None:

@@ -10,6 +10,7 @@ import pytest
 
 import kifa
 from kifa._lines import LineBuffer
+from kifa.engine import Log
 from kifa.manifest import load_manifest
 from tests.reading import read_all
 
@@ -222,3 +223,22 @@ def test_the_manifest_names_no_position_whose_lines_may_be_lost(tmp_path: Path) 
         manifest = load_manifest(tmp_path)
         assert manifest is not None
         assert manifest.sources == {"file": 7}
+
+
+def test_a_log_that_is_open_for_moments_collects_no_tables(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compaction thread may get its first turn when the log is being closed already."""
+    run = Log._run_compactions
+
+    def late(log: Log) -> None:
+        log._closing.wait()
+        run(log)
+
+    monkeypatch.setattr(Log, "_run_compactions", late)
+    for number in range(12):
+        with kifa.open(store, segment_size_mib=1, compaction_threshold=3) as log:
+            log.append(b"%d" % number)
+            log.flush()
+        assert len(list((store / "sst").iterdir())) < 3
+    assert read_all(store) == [(n + 1, b"%d" % n) for n in range(12)]
