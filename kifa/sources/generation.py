@@ -37,6 +37,7 @@ class Mark(NamedTuple):
     offset: int  # of the first line that is not stored
     head_size: int
     head_crc: int
+    changed_ns: int  # mtime when it was last read
     is_copy: bool = False
 
     def encode(self) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class Mark(NamedTuple):
             "offset": self.offset,
             "head_size": self.head_size,
             "head_crc": self.head_crc,
+            "mtime_ns": self.changed_ns,
         }
         return fields | {"copy": True} if self.is_copy else fields
 
@@ -57,17 +59,18 @@ class Mark(NamedTuple):
             fields["offset"],
             fields["head_size"],
             fields["head_crc"],
+            fields.get("mtime_ns", 0),
             fields.get("copy", False),
         )
 
     def matches(self, descriptor: int) -> bool:
         """Whether the open file has this head, and what was read of it."""
+        return self.has_head(descriptor) and os.fstat(descriptor).st_size >= self.offset
+
+    def has_head(self, descriptor: int) -> bool:
+        """Whether the open file begins as this one."""
         head = os.pread(descriptor, self.head_size, 0)
-        return (
-            len(head) == self.head_size
-            and crc32c(head) == self.head_crc
-            and os.fstat(descriptor).st_size >= self.offset
-        )
+        return len(head) == self.head_size and crc32c(head) == self.head_crc
 
 
 class Generation:
@@ -79,6 +82,7 @@ class Generation:
         self.descriptor = descriptor
         self.identity = (status.st_dev, status.st_ino)
         self.first_size_bytes = status.st_size
+        self._changed_ns = status.st_mtime_ns
         self.is_copy = False
         self.is_dirty = True
         """Whether it may have changed since it was read to its end."""
@@ -141,11 +145,14 @@ class Generation:
     def mark(self) -> Mark:
         """What a checkpoint says of it."""
         head = self.head[: self.offset]
-        return Mark(self.identity[1], self.offset, len(head), crc32c(head), self.is_copy)
+        return Mark(
+            self.identity[1], self.offset, len(head), crc32c(head), self._changed_ns, self.is_copy
+        )
 
     def resume(self, mark: Mark) -> None:
         """Go on at ``mark``, which it matches."""
         self.head = os.pread(self.descriptor, mark.head_size, 0)
+        self._changed_ns = mark.changed_ns
         self.is_copy = mark.is_copy
         self.lines = self._lines_from(mark.offset)
 
@@ -184,7 +191,9 @@ class Generation:
         The head is the same before and after, so what was read in between belongs to it: a file that is truncated
         and written anew at that moment is not mistaken for the old one.
         """
-        size = self.size_bytes
+        status = os.fstat(self.descriptor)
+        size = status.st_size
+        self._changed_ns = status.st_mtime_ns
         if size < self._position:
             return Found.TRUNCATED
         if size == self._position:

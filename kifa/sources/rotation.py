@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from kifa.sources.generation import Generation, Mark
 
@@ -133,21 +133,24 @@ def find_copy(
 
 
 def find_later(
-    path: str, after: Generation, known: Collection[tuple[int, int]], max_line_size_bytes: int
+    path: str, read: Sequence[Mark], known: Collection[tuple[int, int]], max_line_size_bytes: int
 ) -> list[Generation]:
-    """Open the files that were at ``path`` after ``after`` and were rotated too, in order; they were never read."""
+    """Open the files that were at ``path`` and rotated since the last of ``read``, in order; they were never read."""
     found: list[tuple[int, Generation]] = []
-    since_ns = os.fstat(after.descriptor).st_mtime_ns
     for entry in _entries(path):
         if not _is_rotated_name(entry.name, os.path.basename(path)):  # noqa: PTH119
             continue
         with contextlib.suppress(OSError):
             status = entry.stat(follow_symlinks=False)
             identity = (status.st_dev, status.st_ino)
-            if status.st_mtime_ns >= since_ns and status.st_size and identity not in known:
+            if (
+                status.st_mtime_ns >= read[-1].changed_ns
+                and status.st_size
+                and identity not in known
+            ):
                 generation = Generation.open(entry.path, max_line_size_bytes)
-                if after.head and after.mark.matches(generation.descriptor):
-                    generation.close()  # a copy of what was read
+                if any(m.head_size and m.has_head(generation.descriptor) for m in read):
+                    generation.close()  # a copy of what was read, perhaps of less than was read
                 else:
                     found.append((status.st_mtime_ns, generation))
     found.sort(key=lambda item: item[0])

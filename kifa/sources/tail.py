@@ -13,6 +13,7 @@ import os
 from collections import deque
 from functools import partial
 
+from kifa.errors import NoSpaceError
 from kifa.event_loop import Timer
 from kifa.ingest import Ingest
 from kifa.sources import inotify
@@ -75,16 +76,29 @@ class FileSource:
         for path in self._find_paths():
             if path not in self._paths:
                 self._paths[path] = TailedPath(self, path, stored.get(path))
-        begun_at_end = []
+        begun = []
         for tailed in self._paths.values():
-            at_end = from_end and tailed.path not in stored
-            if not self._is_read_already(tailed.path) and tailed.check(at_end=at_end) and at_end:
-                begun_at_end.append(tailed)
-        for tailed in begun_at_end:
-            # After a crash it is not seen first once more, and begun at a later end.
-            self.ingest.store.frame_source_checkpoint(tailed.path, tailed.position)
-        if begun_at_end:
-            self.ingest.store.sync()
+            is_first = tailed.path not in stored
+            if (
+                not self._is_read_already(tailed.path)
+                and tailed.check(at_end=from_end and is_first)
+                and is_first
+            ):
+                begun.append(tailed)
+        if begun:
+            self._note_begun(begun)
+
+    def _note_begun(self, begun: list[TailedPath]) -> None:
+        """Store where reading begins: if the daemon dies before a line is, it must not begin elsewhere.
+
+        Not at a later end, and not behind files that are rotated meanwhile.
+        """
+        try:
+            for tailed in begun:
+                self.ingest.store.frame_source_checkpoint(tailed.path, tailed.position)
+        except NoSpaceError:
+            log.debug("no space to store where reading begins")
+        self.ingest.store.sync()
 
     def _find_paths(self) -> list[str]:
         found: dict[str, None] = {}
@@ -125,6 +139,11 @@ class FileSource:
 
     def _watch_directories(self) -> None:
         """Watch where a name of interest may appear, and whether a directory on the way to one goes."""
+        wanted: dict[str, int] = {}
+        while wanted != (wanted := self._find_directories()):
+            self._watch(wanted)  # and look again at what came before it was watched
+
+    def _find_directories(self) -> dict[str, int]:
         ways = dict.fromkeys([*self._paths, *self._patterns])
         for pattern in self._patterns:
             head, name = os.path.split(pattern)
@@ -141,6 +160,9 @@ class FileSource:
                 if not is_fixed:
                     directories[directory] = _DIRECTORY_EVENTS
                     self._names.add(name)
+        return directories
+
+    def _watch(self, directories: dict[str, int]) -> None:
         watches = set()
         for directory, events in directories.items():
             kind = unseen_changes(directory) if events == _DIRECTORY_EVENTS else None

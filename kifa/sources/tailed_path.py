@@ -62,6 +62,8 @@ class TailedPath:
         self._tails = tails
         self._ingest = tails.ingest
         self._timer: Timer | None = None
+        # What is closed, or gone: it, and copies of it, are not new.
+        self._ended: list[Mark] = []
         self._is_stopped = False
         if checkpoint is not None:
             self._resume([Mark.decode(fields) for fields in checkpoint["generations"]])
@@ -89,6 +91,7 @@ class TailedPath:
             elif mark.offset or not mark.is_copy:
                 self._count_lost(mark, "is gone or was truncated while it was not followed")
                 self._add_copy(len(self.generations), mark)
+        self._ended = marks
 
     def check(self, *, at_end: bool = False) -> bool:
         """Look at what is at the path now; open it if it is another file than before.
@@ -102,6 +105,9 @@ class TailedPath:
         try:
             status = os.stat(self.path)  # noqa: PTH116
         except OSError:
+            self._add_missed(
+                self._tails.identities()
+            )  # one may have come and gone since the last look
             return False
         newest = self.generations[-1] if self.generations else None
         identity = (status.st_dev, status.st_ino)
@@ -121,15 +127,27 @@ class TailedPath:
         except OSError as error:
             log.warning("%s: cannot be read: %s", self.path, error.strerror or error)
             return False
-        if newest is not None:
-            known.add(generation.identity)
-            for missed in find_later(self.path, newest, known, self._tails.max_line_size_bytes):
-                log.info("%s: a file was there in between, and is read too", self.path)
-                self._add(missed)
+        if not self._add_missed(known | {generation.identity}):
+            generation.close()
+            return False
         if at_end:
             generation.skip_to_end()
         self._add(generation)
         return True
+
+    def _add_missed(self, known: set[tuple[int, int]]) -> bool:
+        """Open what was at the path and was rotated away since the last look; return whether all is open now."""
+        read = [*self._ended, *(generation.mark for generation in self.generations)]
+        if not read:
+            return True
+        missed = find_later(self.path, read, known, self._tails.max_line_size_bytes)
+        room = max(0, MAX_GENERATIONS - 1 - len(self.generations))
+        for generation in missed[:room]:
+            log.info("%s: a file was there in between, and is read too", self.path)
+            self._add(generation)
+        for generation in missed[room:]:
+            generation.close()
+        return len(missed) <= room
 
     def _add(self, generation: Generation) -> None:
         self._insert(len(self.generations), generation)
@@ -153,11 +171,15 @@ class TailedPath:
             self._insert(index, copy)
 
     def _remove(self, generation: Generation) -> None:
+        self._note_ended(generation.mark)
         self.generations.remove(generation)
         self._tails.end_watch(generation)
         generation.close()
         if len(self.generations) == MAX_GENERATIONS - 1:
             self._tails.schedule_rescan()
+
+    def _note_ended(self, mark: Mark) -> None:
+        self._ended = [*self._ended, mark][-MAX_GENERATIONS:]
 
     def _count_lost(self, mark: Mark, what: str) -> None:
         self._ingest.lost += 1
@@ -251,6 +273,7 @@ class TailedPath:
             self._remove(generation)
             return
         generation.restart()
+        self._note_ended(mark)
         self._add_copy(index, mark)
 
     def _store(self, generation: Generation) -> None:

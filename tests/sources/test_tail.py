@@ -203,3 +203,20 @@ def test_many_files_and_a_large_one(tmp_path: Path) -> None:
         lines = tail.lines()
         assert [line for line in lines if line.startswith(b"large")] == large
         assert {b"small %d" % number for number in range(30)} < set(lines)
+
+
+def test_what_was_rotated_after_the_last_file_that_was_read_is_gone(tail: Tail) -> None:
+    tail.append(b"1")
+    with tail:
+        tail.expect(b"1")
+    tail.append(b"2")
+    tail.path.unlink()  # as if it had been rotated and compressed
+    tail.append(b"3")
+    tail.path.rename(tail.directory / "app.log.1")
+    tail.append(b"4")
+    with tail:
+        tail.expect(b"1", b"3", b"4")
+        tail.restart()
+        tail.append(b"5")
+        tail.expect(b"1", b"3", b"4", b"5")
+    assert "may be lost" in tail.errors.read_text()
