@@ -21,6 +21,9 @@ test: build
 	ci/install-system-packages
 	$(BIN)/python -m pytest
 
+# BENCH=--quick shows that it works.
+BENCH ?= --long
+
 bench: build
 	ci/install-system-packages
 	$(BIN)/kifa-bench all $(BENCH) --json build/bench.json --html build/bench.html

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from kifa.errors import ExitCode, KifaError
 AREAS = ("append", "ingest", "recover", "query", "footprint")
 ALL = "all"
 MAX_LIST = 8
+FULL_BELOW_BYTES = 32 << 20
 FLAGS_OF_GROUP = ("-h", "--help", "--version")
 
 
@@ -171,6 +174,10 @@ def measure_areas(areas: tuple[str, ...], options: Options, parent: Path | None)
         try:
             for area in areas:
                 import_module(f"bench.{area}").measure(session)
+        except Exception as error:
+            if shutil.disk_usage(directory).free < FULL_BELOW_BYTES:
+                raise OSError(errno.ENOSPC, str(error)) from error  # in words of each peer's own
+            raise
         finally:
             progress.clear()
     return Run(header, session.measurements)
@@ -257,6 +264,8 @@ def _write_reports(run: Run, html_file: Path | None, markdown_file: Path | None 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
+    # Mounts, loop devices and daemons must not outlive it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.TERMINATED))
     given = sys.argv[1:] if arguments is None else arguments
     if not given or (given[0].startswith("-") and given[0] not in FLAGS_OF_GROUP):
         given = [ALL, *given]

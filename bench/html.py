@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from bench import text
-from bench.figures import Histogram, latency_of
+from bench.figures import Histogram
 from bench.limits import Verdict, judge
 from bench.peers import PEERS
 from bench.results import FLOOR, KIFA, Measurement, Run
 from bench.svg import Point, plot
 
-# Buckets of 1 % are joined for a plot, or every latency would stand alone.
-BUCKETS_PER_POINT = 12
-# What lies beyond is one entry in a thousand, and would leave no room for the others.
-SHOWN_PART = 0.999
+# A tenth, a hundredth, a thousandth of the entries get as much room as the ones before them.
+PERCENT_OF_RARITY: dict[float, str] = {1: "0", 2: "50", 10: "90", 100: "99", 1_000: "99.9"}
+STEPS_PER_TEN = 12
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#16202a;--soft:#5c6b7a;--line:#e1e6eb;--page:#fbfcfd;--card:#fff;
@@ -51,6 +49,7 @@ tbody tr+tr td{border-top:1px solid var(--line)}tbody tr.more td{border-top:0}
 .warn{border-left:3px solid var(--doubt);padding:.4rem .9rem;margin:1rem 0;background:var(--card);font-size:.88rem}
 code{font:.86em ui-monospace,monospace}
 """
+RIGHT = {"wanted", "measured", "median", "of floor", "of best peer", *text.LATENCY_HEADINGS[2:]}
 COLOURED = (KIFA, FLOOR, *PEERS, "clients")
 
 
@@ -83,7 +82,7 @@ def _head(run: Run) -> str:
         f"<dt>{name}</dt><dd>{value if name == 'Command' else escape(value)}</dd>"
         for name, value in rows.items()
     )
-    notes = "".join(f'<p class="warn">{escape(note)}</p>' for note in text.notes(run))
+    notes = "".join(f'<p class="warn">{_marked(note)}</p>' for note in text.notes(run))
     return (
         "<h1>Kifa beside its floor and its peers</h1>"
         '<p class="soft">The floor is the bare system calls of the same shape in a C loop, measured in the same'
@@ -176,6 +175,8 @@ def _by_clients(run: Run) -> str:
         for one in run.measurements
         if "clients" in one.parameters and one.name.split("/")[1].isdigit()
     )
+    alone = [one.median_of("one client") for one in run.measurements]
+    clients[:0] = [(1.0, value) for value in alone if value][:1]
     if len(clients) > 1:
         lines["clients"] = clients
     title = "Throughput against senders"
@@ -198,36 +199,28 @@ def _distribution(name: str, title: str) -> Callable[[Run], str]:
         one = run.find(name)
         if one is None or not one.latencies:
             return ""
-        lines = {subject: density(histogram) for subject, histogram in one.latencies.items()}
+        lines = {subject: percentiles(histogram) for subject, histogram in one.latencies.items()}
         return _figure(
             title,
-            f"{one.what}. Share of the entries for each twelfth more of latency; up to p99.9.",
+            f"{one.what}: how long the fastest so many percent took at most.",
             plot(
                 {KIFA: lines.pop(KIFA, []), **lines},
                 title=title,
-                x_title="latency, us",
-                y_title="% of entries",
-                y_is_log=False,
+                x_title="percent of the entries",
+                y_title="us",
+                x_ticks=list(PERCENT_OF_RARITY),
+                name_of_tick=PERCENT_OF_RARITY.__getitem__,
             ),
         )
 
     return draw
 
 
-def density(histogram: Histogram) -> list[Point]:
-    """Return (latency in us, percent of all) of joined buckets, up to the part that is shown."""
-    joined: Counter[int] = Counter()
-    for bucket, count in histogram.buckets.items():
-        joined[bucket // BUCKETS_PER_POINT] += count
-    points: list[Point] = []
-    seen = 0
-    for index in range(min(joined), max(joined) + 1):
-        seen += joined[index]
-        middle = latency_of(index * BUCKETS_PER_POINT + BUCKETS_PER_POINT // 2)
-        points.append((middle, 100 * joined[index] / histogram.count))
-        if seen >= SHOWN_PART * histogram.count:
-            break
-    return points
+def percentiles(histogram: Histogram) -> list[Point]:
+    """Return (rarity, latency in us): one entry in so many takes longer than that."""
+    rarities = [10 ** (step / STEPS_PER_TEN) for step in range(3 * STEPS_PER_TEN + 1)]
+    shown = [rarity for rarity in rarities if rarity <= histogram.count]
+    return [(rarity, histogram.percentile_us(1 - 1 / rarity)) for rarity in shown]
 
 
 def _by_size(prefix: str, title: str, caption: str) -> Callable[[Run], str]:
@@ -290,7 +283,9 @@ def _latencies(run: Run) -> str:
 
 
 def _table(headings: Sequence[str], body: Sequence[str]) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    head = "".join(
+        f"<th{' class=n' if heading in RIGHT else ''}>{escape(heading)}</th>" for heading in headings
+    )
     rows = "".join(body)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 

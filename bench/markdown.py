@@ -111,12 +111,14 @@ def _missed(verdicts: list[Verdict], reasons: Mapping[str, str]) -> str:
 def _figures(run: Run) -> str:
     subjects = [KIFA, FLOOR, *_peers(run)]
     lines = [
-        "| what | unit | " + " | ".join(subjects) + " |",
-        "|---|---|" + "---:|" * len(subjects),
+        "| what | unit | " + " | ".join(subjects) + " | Kifa to the best peer |",
+        "|---|---|" + "---:|" * (len(subjects) + 1),
     ]
     for one in run.measurements:
         cells = [_figure(one, subject) for subject in subjects]
         doubt = " (rounds disagree)" if one.is_worthless else ""
+        best = one.best_peer
+        cells.append(f"{text.number(one.ratio(KIFA, best))} ({best})" if best else "")
         lines.append(f"| {one.what}{doubt} | {one.unit} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

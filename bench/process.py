@@ -66,10 +66,16 @@ def run(
             stderr=subprocess.PIPE,
             pass_fds=(writing,),
             env=environment() if env is None else env,
+            process_group=0,
         )
         os.close(writing)
         writing = -1
-        _, complaint = process.communicate(timeout=DEADLINE_SECONDS)
+        try:
+            _, complaint = process.communicate(timeout=DEADLINE_SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         if process.returncode:
             raise CommandError(f"{' '.join(command)}: {_last_line(complaint)}")
         seconds, peak_kib, written, processor = os.read(reading, 4096).split()

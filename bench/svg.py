@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -24,14 +24,11 @@ class Axis:
     high: float
     start: float
     end: float
-    is_log: bool
     ticks: tuple[float, ...]
 
     def place(self, value: float) -> float:
         """Return the pixel of a value."""
-        low, high, here = self.low, self.high, value
-        if self.is_log:
-            low, high, here = math.log10(low), math.log10(high), math.log10(max(value, low))
+        low, high, here = map(math.log10, (self.low, self.high, max(value, self.low)))
         part = (here - low) / (high - low) if high > low else 0.5
         return self.start + part * (self.end - self.start)
 
@@ -43,22 +40,21 @@ def plot(
     x_title: str,
     y_title: str,
     x_ticks: Sequence[float] = (),
-    y_is_log: bool = True,
+    name_of_tick: Callable[[float], str] | None = None,
 ) -> str:
     """Return an SVG with a line for each of ``series``, each named at its end.
 
-    A line has the class ``line NAME``: the page gives the colours. The x axis is logarithmic.
+    A line has the class ``line NAME``: the page gives the colours. Both axes are logarithmic.
     """
     points = [point for line in series.values() for point in line]
     if not points:
         return ""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x_axis = _log_axis(x_title, xs, LEFT, WIDTH - RIGHT, x_ticks)
-    make = _log_axis if y_is_log else _linear_axis
-    y_axis = make(y_title, ys, HEIGHT - BOTTOM, TOP, ())
+    y_axis = _log_axis(y_title, ys, HEIGHT - BOTTOM, TOP, ())
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        *_grid(x_axis, y_axis),
+        *_grid(x_axis, y_axis, name_of_tick or short),
         *_lines(series, x_axis, y_axis),
         "</svg>",
     ]
@@ -73,7 +69,7 @@ def _log_axis(
     if low == high:
         low, high = low / 2, high * 2
     chosen = tuple(ticks) or _log_ticks(low, high)
-    return Axis(title, min(low, chosen[0]), max(high, chosen[-1]), start, end, True, chosen)
+    return Axis(title, min(low, chosen[0]), max(high, chosen[-1]), start, end, chosen)
 
 
 def _log_ticks(low: float, high: float) -> tuple[float, ...]:
@@ -86,18 +82,7 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(tick for tick in found if below <= tick <= above)
 
 
-def _linear_axis(
-    title: str, values: Sequence[float], start: float, end: float, _ticks: Sequence[float]
-) -> Axis:
-    high = max(values) or 1.0
-    power = 10.0 ** math.floor(math.log10(high))
-    step = next(step * power for step in (0.2, 0.5, 1, 2) if high / (step * power) <= 6)
-    count = math.ceil(high / step)
-    ticks = tuple(step * number for number in range(count + 1))
-    return Axis(title, 0.0, ticks[-1], start, end, False, ticks)
-
-
-def _grid(x_axis: Axis, y_axis: Axis) -> list[str]:
+def _grid(x_axis: Axis, y_axis: Axis, name_of_tick: Callable[[float], str]) -> list[str]:
     parts = []
     for tick in y_axis.ticks:
         y = y_axis.place(tick)
@@ -106,10 +91,10 @@ def _grid(x_axis: Axis, y_axis: Axis) -> list[str]:
             f'<text class="tick" x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{short(tick)}</text>'
         )
     for tick in x_axis.ticks:
-        x = x_axis.place(tick)
+        x, name = x_axis.place(tick), name_of_tick(tick)
         parts.append(
             f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 4}"/>'
-            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(tick)}</text>'
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{name}</text>'
         )
     base = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from bench.limits import Verdict, judge
 from bench.results import FLOOR, KIFA, Measurement, Run
 
+# Programs that ran in the minute before the first measurement, on average.
+BUSY_LOAD = 0.5
 VERDICTS = {True: "met", False: "missed", None: "not measured"}
 
 
@@ -61,7 +63,7 @@ def rows(one: Measurement) -> Iterator[tuple[str, ...]]:
             name + mark,
             number(one.median_of(name)),
             one.unit,
-            f"{min(one.series[name]):,.4g} to {max(one.series[name]):,.4g}{doubt}",
+            f"{number(min(one.series[name]))} to {number(max(one.series[name]))}{doubt}",
             number(one.ratio(name)) if name != FLOOR else "",
             f"{number(one.ratio(KIFA, peer))} ({peer})" if peer else "",
         )
@@ -108,6 +110,9 @@ def notes(run: Run) -> list[str]:
     found = []
     reasons = {name: why for one in run.measurements for name, why in one.not_equal.items()}
     found += [f"* {name} is not equally durable: {why}" for name, why in reasons.items()]
+    if run.header["load_before"] > BUSY_LOAD:
+        load = run.header["load_before"]
+        found.append(f"! warning: the machine was busy before the run began: load {load:.1f}")
     doubtful = [one.what for one in run.measurements if one.is_worthless]
     if doubtful:
         found.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,23 @@ def test_a_peer_that_is_not_installed_is_named(tmp_path: Path) -> None:
     assert b"lmdb is not installed: pip install 'kifa[bench]'" in result.stderr.replace(
         b"lmdb, which is", b"lmdb is"
     )
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """On a file system of its own, which ends with the process that made it."""
+    mount = f"mount -t tmpfs -o size=24m none {tmp_path}"
+    command = f"{sys.executable} -m bench append --quick --peers sqlite --dir {tmp_path}"
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{mount} && exec {command}"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert result.returncode == 7, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("kifa-bench: ")
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["append"], ["check"], ["report"]])
