@@ -284,7 +284,8 @@ def _latencies(run: Run) -> str:
 
 def _table(headings: Sequence[str], body: Sequence[str]) -> str:
     head = "".join(
-        f"<th{' class=n' if heading in RIGHT else ''}>{escape(heading)}</th>" for heading in headings
+        f"<th{' class=n' if heading in RIGHT else ''}>{escape(heading)}</th>"
+        for heading in headings
     )
     rows = "".join(body)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
