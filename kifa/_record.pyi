@@ -7,6 +7,8 @@ class Extent:
     last_lsn: int
     entries: int
     controls: int
+    min_timestamp: int
+    max_timestamp: int
 
 class BrokenGroup:
     start: int

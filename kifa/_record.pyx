@@ -45,6 +45,7 @@ cdef class Extent:
 
     cdef readonly uint64_t start, end, first_lsn, last_lsn
     cdef readonly uint32_t entries, controls
+    cdef readonly uint64_t min_timestamp, max_timestamp  # of the entries, in Unix ms
 
     def __repr__(self):
         return f"Extent({self.start}-{self.end}, LSN {self.first_lsn}-{self.last_lsn}, {self.entries} entries)"
@@ -90,6 +91,8 @@ cdef struct Run:
     uint64_t last_lsn
     uint32_t entries
     uint32_t controls
+    uint64_t min_timestamp  # of the entries
+    uint64_t max_timestamp
 
 
 cdef inline bint extend_run(Run *run, const Record *record, uint64_t start, uint64_t end) noexcept nogil:
@@ -106,9 +109,12 @@ cdef inline bint extend_run(Run *run, const Record *record, uint64_t start, uint
         run.first_lsn = record.lsn
         run.last_lsn = record.lsn
         run.entries = 1
+        run.min_timestamp = run.max_timestamp = record.timestamp_ms
     elif record.lsn == run.last_lsn + 1:
         run.last_lsn = record.lsn
         run.entries += 1
+        run.min_timestamp = min(run.min_timestamp, record.timestamp_ms)
+        run.max_timestamp = max(run.max_timestamp, record.timestamp_ms)
     else:
         return False
     run.end = end
@@ -123,6 +129,9 @@ cdef Extent extent_of(const Run *run):
     extent.last_lsn = run.last_lsn
     extent.entries = run.entries
     extent.controls = run.controls
+    if run.entries:
+        extent.min_timestamp = run.min_timestamp
+        extent.max_timestamp = run.max_timestamp
     return extent
 
 
@@ -153,12 +162,17 @@ cdef class SegmentScanner:
         self.size = size_bytes
         self.position = SEGMENT_DATA_OFFSET
         self.read_size = WINDOW_SIZE
-        self.window = <uint8_t *>malloc(WINDOW_SIZE)
-        if self.window == NULL:
-            raise MemoryError()
 
     def __dealloc__(self):
         free(self.window)
+
+    cdef int have_window(self) except -1:
+        if self.window == NULL:
+            self.window = <uint8_t *>malloc(WINDOW_SIZE)
+            if self.window == NULL:
+                raise MemoryError()
+        self.window_size = 0  # what was read before may be of old
+        return 0
 
     cdef const uint8_t *at(self, uint64_t offset, size_t wanted, size_t *available) noexcept nogil:
         # Bytes of the file at `offset`: at least `wanted` where the file has them. NULL on an error (errno).
@@ -247,8 +261,12 @@ cdef class SegmentScanner:
             else:
                 if self.run.entries == 0 and group.entries:
                     self.run.first_lsn = group.first_lsn
+                    self.run.min_timestamp = group.min_timestamp
+                    self.run.max_timestamp = group.max_timestamp
                 if group.entries:
                     self.run.last_lsn = group.last_lsn
+                    self.run.min_timestamp = min(self.run.min_timestamp, group.min_timestamp)
+                    self.run.max_timestamp = max(self.run.max_timestamp, group.max_timestamp)
                 self.run.end = group.end
                 self.run.entries += group.entries
                 self.run.controls += group.controls
@@ -265,6 +283,14 @@ cdef class SegmentScanner:
         Raises:
             OSError: the file cannot be read.
         """
+        self.have_window()
+        try:
+            return self.walk()
+        finally:  # a reader may have many segments open
+            free(self.window)
+            self.window = NULL
+
+    cdef Survey walk(self):
         cdef WalkState state
         cdef Survey found = Survey.__new__(Survey)
         self.position = SEGMENT_DATA_OFFSET
@@ -309,6 +335,7 @@ cdef class SegmentScanner:
             OSError: the file cannot be read.
         """
         self.read_size = FOLLOW_READ_SIZE
+        self.have_window()
         extents = self.walk_on(size_bytes)
         if extents or not self.find(
             self.position + BLOCK_SIZE, min(self.size, self.position + GROUP_REACH), BLOCK_SIZE, FLAG_GROUP_START
@@ -320,7 +347,7 @@ cdef class SegmentScanner:
 
     cdef list walk_on(self, uint64_t size_bytes):
         cdef WalkState state = WALK_MORE
-        self.window_size = 0  # what was read before may be of old
+        self.window_size = 0
         self.size = size_bytes
         extents = []
         while state == WALK_MORE:

@@ -12,7 +12,7 @@ from kifa._typing import TYPE_CHECKING, Any
 from kifa.errors import Damage, DamagedError, KifaError, UsageError
 from kifa.fs import require_store
 from kifa.segments import SegmentChanged
-from kifa.snapshot import MAX_ATTEMPTS, Snapshot, add_range, explain_missing
+from kifa.snapshot import MAX_ATTEMPTS, LogDamagedError, Snapshot, add_range, explain_missing
 
 if TYPE_CHECKING:
     from kifa.stats import StoreStats
@@ -177,10 +177,10 @@ class Reader:
         Raises:
             DamagedError: as `batches`.
         """
-        first_look = True
+        first_look = lazily = True
         attempts = 0
         while not progress.done:
-            with Snapshot.take(self.path) as snapshot:
+            with Snapshot.take(self.path, lazily=lazily) as snapshot:
                 if first_look:
                     progress.bound(snapshot)
                     first_look = False
@@ -188,7 +188,8 @@ class Reader:
                 try:
                     yield from self._read(snapshot, progress)
                 except (SegmentChanged, FileNotFoundError) as error:
-                    # recycled or replaced meanwhile: go on from here in a new snapshot
+                    # recycled or replaced meanwhile, or damaged: go on from here in a new snapshot
+                    lazily = lazily and not isinstance(error, LogDamagedError)
                     attempts = attempts + 1 if position == (progress.low, progress.high) else 0
                     if attempts == MAX_ATTEMPTS:
                         message = f"{error} changes faster than it can be read; try again"

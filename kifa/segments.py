@@ -9,7 +9,8 @@ import bisect
 import errno
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -201,13 +202,29 @@ class SegmentView:
         self.damage: list[Damage] = []
         self.scanner: SegmentScanner | None = None
         self.last_group: Extent | None = None  # if it is complete
+        self.judge_later: Callable[[], None] | None = None
+
+    def judge(self) -> list[Damage]:
+        """Read and judge it now, if that was left for later; return its damage.
+
+        Raises:
+            SegmentChanged: the segment was recycled meanwhile.
+            OSError: it cannot be read.
+        """
+        if self.judge_later is not None:
+            self.judge_later()
+            self.judge_later = None
+        return self.damage
 
     @property
     def last_lsn(self) -> int:
         """The highest LSN known to have been used; below ``file.first_lsn`` if there is none.
 
-        Control records count: they carry the LSN of the entry before them, even if that is lost.
+        Control records count: they carry the LSN of the entry before them, even if that is lost. Of a segment that is
+        to be judged later, the highest it may have.
         """
+        if self.judge_later is not None and self.below_lsn is not None:
+            return self.below_lsn - 1
         last = max((extent.last_lsn for extent in self.extents), default=0)
         last = max(last, self.file.first_lsn - 1)
         return last if self.below_lsn is None else min(last, self.below_lsn - 1)
@@ -224,6 +241,13 @@ class SegmentView:
             raise SegmentChanged(self.file.name)
         return batch if self.below_lsn is None else batch.within(0, self.below_lsn - 1)
 
+    def extents_between(self, from_lsn: int, to_lsn: int, reverse: bool) -> list[Extent]:
+        """Return those of ``extents`` with entries of the LSN range (inclusive), in order or in reverse."""
+        extents = [extent for extent in self.extents if extent.entries]
+        first = bisect.bisect_left(extents, from_lsn, key=lambda extent: extent.last_lsn)
+        last = bisect.bisect_right(extents, to_lsn, key=lambda extent: extent.first_lsn)
+        return extents[first:last][::-1] if reverse else extents[first:last]
+
     def batches(
         self, from_lsn: int = 0, to_lsn: int = 2**64 - 1, reverse: bool = False
     ) -> Iterator[EntryBatch]:
@@ -234,11 +258,7 @@ class SegmentView:
         Raises:
             SegmentChanged: the segment was recycled meanwhile.
         """
-        extents = [e for e in self.extents if e.entries]
-        first = bisect.bisect_left(extents, from_lsn, key=lambda extent: extent.last_lsn)
-        last = bisect.bisect_right(extents, to_lsn, key=lambda extent: extent.first_lsn)
-        chosen = extents[first:last]
-        for extent in reversed(chosen) if reverse else chosen:
+        for extent in self.extents_between(from_lsn, to_lsn, reverse):
             batch = self.read(extent).within(from_lsn, to_lsn)
             if batch.count:
                 yield batch
@@ -299,6 +319,7 @@ def survey_log(
     sync_newest: bool = True,
     store_id: bytes | None = None,
     known_sizes: Mapping[str, int] | None = None,
+    lazily: bool = False,
 ) -> LogSurvey:
     """Read and judge the WAL of ``store``.
 
@@ -308,6 +329,8 @@ def survey_log(
         store_id: segments of another store are damage; None takes that of the newest.
         known_sizes: what the manifest says of the sizes of segments in bytes, by name: how much one may have held
             whose header is lost with its end.
+        lazily: judge only the newest segment; each of the others when it is read, and then its damage is known. The
+            writer had left it before the next one had its name, so nothing in it depends on what follows.
 
     Raises:
         FileNotFoundError, SegmentChanged: a segment was recycled meanwhile; call again.
@@ -325,7 +348,11 @@ def survey_log(
                 continue
             if known_sizes is not None:
                 view.file.known_size_bytes = known_sizes.get(view.file.name, 0)
-            _judge_segment(log, view, following, store_id)
+            judge = partial(_judge_segment, log, view, following, store_id)
+            if lazily and following is not None:
+                view.judge_later = judge
+                continue
+            judge()
             if following is None and sync_newest:
                 view.file.sync()
         log.damage.extend(damage for view in log.views for damage in view.damage)
@@ -353,7 +380,8 @@ def _judge_segment(
     survey = view.scanner.survey()
     if not file.unchanged():
         raise SegmentChanged(file.name)
-    log.closed = survey.closed
+    if following is None:
+        log.closed = survey.closed
     view.last_group = survey.last_group
     _take_what_counts(log, view, survey)
     _name_missing(log, view, survey, following)
@@ -433,10 +461,11 @@ def _name_missing(
 ) -> None:
     """Name the LSNs that should be here and are not, and the invalid areas that explain them."""
     name = view.file.name
+    torn = log.torn_tail.offset if log.torn_tail and log.torn_tail.file == name else None
     areas = [
         area
         for group in survey.broken
-        if log.torn_tail is None or log.torn_tail.offset != group.start or not group.is_last
+        if torn != group.start or not group.is_last
         for area in group.areas
     ]
     expected = view.file.first_lsn

@@ -17,7 +17,7 @@ from kifa.fs import list_names, require_store
 from kifa.identity import find_store_id
 from kifa.manifest import Manifest, read_manifest
 from kifa.segments import LogSurvey, SegmentChanged, SegmentView, survey_log
-from kifa.sstable import ForeignTableError, Table
+from kifa.sstable import ForeignTableError, SkippedRange, Table
 from kifa.sstable_format import TABLE_DIRECTORY, parse_table_name
 
 if TYPE_CHECKING:
@@ -31,8 +31,12 @@ MAX_OPEN_TABLES = 128
 UNEXPLAINED = "gap"
 
 
+class LogDamagedError(SegmentChanged):
+    """A segment that was to be judged when it is read is damaged: look again, at all of them and twice."""
+
+
 class SegmentSource:
-    """One judged segment, as the merge wants it."""
+    """One segment, as the merge wants it."""
 
     def __init__(self, view: SegmentView) -> None:
         self._view = view
@@ -48,9 +52,18 @@ class SegmentSource:
         to_time: int,
         reverse: bool,
         on_damage: OnDamage | None,
-    ) -> Iterator[EntryBatch]:
-        """Yield the entries that count; segments have no index of times, so a time range leaves nothing out."""
-        return self._view.batches(from_lsn, to_lsn, reverse)
+    ) -> Iterator[EntryBatch | SkippedRange]:
+        """Yield the entries that count; a `SkippedRange` for what the time range rules out."""
+        if self._view.judge_later is not None and self._view.judge():
+            raise LogDamagedError(self._view.file.name)
+        for extent in self._view.extents_between(from_lsn, to_lsn, reverse):
+            if extent.max_timestamp < from_time or extent.min_timestamp > to_time:
+                first, last = max(extent.first_lsn, from_lsn), min(extent.last_lsn, to_lsn)
+                yield SkippedRange(first, last)
+                continue
+            batch = self._view.read(extent).within(from_lsn, to_lsn)
+            if batch.count:
+                yield batch
 
 
 class CheckpointedLogSource:
@@ -81,11 +94,13 @@ class CheckpointedLogSource:
 class Snapshot:
     """A consistent view of a store. Use as a context manager, or `close` it."""
 
-    def __init__(self, store: Path, *, whole_log: bool = False) -> None:
+    def __init__(self, store: Path, *, whole_log: bool = False, lazily: bool = False) -> None:
         """Look at the store once.
 
         Args:
             whole_log: judge also the segments that tables have superseded.
+            lazily: judge of the log only the newest segment now; what reads one of the others may raise
+                `LogDamagedError`.
 
         Raises:
             FileNotFoundError, SegmentChanged: a writer changed the store meanwhile; try again (see `take`).
@@ -105,7 +120,13 @@ class Snapshot:
             self._open_tables()
             above = 0 if whole_log else self.checkpoint_lsn
             sizes = self.manifest.segment_sizes() if self.manifest else None
-            self.log = survey_log(store, above_lsn=above, store_id=self.store_id, known_sizes=sizes)
+            self.log = survey_log(
+                store,
+                above_lsn=above,
+                store_id=self.store_id,
+                known_sizes=sizes,
+                lazily=lazily,
+            )
             while self._open_tables():
                 pass
         except BaseException:
@@ -114,8 +135,8 @@ class Snapshot:
         self._collect_damage()
 
     @classmethod
-    def take(cls, store: Path, *, whole_log: bool = False) -> Snapshot:
-        """Return a snapshot of ``store``, as soon as no writer interferes.
+    def take(cls, store: Path, *, whole_log: bool = False, lazily: bool = False) -> Snapshot:
+        """Return a snapshot of ``store``, as soon as no writer interferes; for the arguments see the constructor.
 
         Damage is believed only if a second look finds the same: while a group is being written, a reader may see its
         end and not yet its start.
@@ -128,7 +149,7 @@ class Snapshot:
         doubtful: list[Damage] | None = None
         for _ in range(MAX_ATTEMPTS):
             try:
-                snapshot = cls(store, whole_log=whole_log)
+                snapshot = cls(store, whole_log=whole_log, lazily=lazily)
             except (FileNotFoundError, SegmentChanged):
                 continue
             if not snapshot.log.damage or snapshot.damage == doubtful:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ from kifa._batch import Entry
 from kifa.errors import DamagedError, NotAStoreError, UsageError
 from kifa.query import Reader, Selection
 from kifa.snapshot import Snapshot, add_range, explain_missing
+from tests.conftest import run_python
 from tests.stores import files_of, lsns_named, make_store, read_all, sample
+
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -359,3 +363,84 @@ def test_every_missing_lsn_is_explained_once(
 def test_entries_are_named_tuples(store: Path) -> None:
     entry = next(kifa.reader(store).entries())
     assert entry == Entry(1, entry.timestamp_ms, sample(100, 700, 100)[0])
+
+
+# ---- how much is read -------------------------------------------------------------------------------------
+
+READ_BYTES = """
+import sys
+from kifa.query import Reader, Selection
+
+def read_so_far():
+    return int(open("/proc/self/io").read().split()[1])
+
+reader = Reader(sys.argv[1])
+before = read_so_far()
+found = [(e.lsn, e.timestamp_ms) for e in reader.entries(**eval(sys.argv[2]))]
+print([read_so_far() - before, found])
+"""
+
+
+def read_bytes(path: Path, **selection: object) -> tuple[int, list[tuple[int, int]]]:
+    """How many bytes reading a selection takes, and what is in it."""
+    result = run_python(READ_BYTES, str(path), repr(selection))
+    assert result.returncode == 0, result.stderr
+    size, found = eval(result.stdout)
+    return size, found
+
+
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four segments and no table."""
+    path = tmp_path_factory.mktemp("query") / "long"
+    with kifa.open(path, segment_size_mib=1, memtable_flush_threshold_mib=64) as log:
+        for _ in range(40):
+            log.append_many(sample(100, 900))
+    assert len(list((path / "wal").glob("*.wal"))) == 4
+    assert not list((path / "sst").iterdir())
+    return path
+
+
+def test_the_end_of_the_log_needs_its_newest_segment_only(long_log: Path) -> None:
+    everything, found = read_bytes(long_log)
+    assert [lsn for lsn, _ in found] == list(range(1, 4001))
+    size, last = read_bytes(long_log, reverse=True, limit=10)
+    assert [lsn for lsn, _ in last] == list(range(4000, 3990, -1))
+    assert size < 1.3 * MIB < everything / 5
+    size, first = read_bytes(long_log, limit=10)
+    assert [lsn for lsn, _ in first] == list(range(1, 11))
+    assert size < 2.6 * MIB  # the oldest and the newest
+
+
+def test_a_window_of_time_decodes_only_what_is_in_it(long_log: Path) -> None:
+    everything, found = read_bytes(long_log)
+    at = found[2000][1]
+    size, window = read_bytes(long_log, from_time=at, to_time=at)
+    assert window == [entry for entry in found if entry[1] == at]
+    assert size < everything * 0.75  # each segment is judged once, little is read again
+    nothing, none = read_bytes(long_log, from_time=0, to_time=1)
+    assert none == []
+    assert nothing < everything * 0.6
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_damage_in_a_segment_that_is_read_late(
+    long_log: Path, tmp_path: Path, index: int, reverse: bool
+) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(long_log, path)
+    segment = sorted((path / "wal").glob("*.wal"))[index]
+    with segment.open("r+b") as file:
+        file.seek(8192 + 200_000)
+        file.write(b"rot" * 400)
+    entries, damage = read_all(path, Selection(reverse=reverse))
+    missing = set(range(1, 4001)) - {entry.lsn for entry in entries}
+    assert len(missing) in (2, 3)
+    assert lsns_named(damage) == missing
+    assert {item.file for item in damage} == {f"wal/{segment.name}"}
+    # What was read before the damage was found is not read twice.
+    assert [e.lsn for e in entries] == sorted((e.lsn for e in entries), reverse=reverse)
+    # A selection without them is whole.
+    low = min(missing)
+    assert len(list(Reader(path).entries(to_lsn=low - 1))) == low - 1
