@@ -18,6 +18,7 @@ FLUSH_MODES = ("normal", "cautious", "emergency")
 FRAMINGS = ("newline", "octet-counting")
 STARTS = ("beginning", "end")
 MAX_LINE_SIZE_BYTES = 1 << 20
+MAX_IDLE_SECONDS = 2_000_000  # 23 days; epoll can wait for 24
 
 DEFAULT = "default"
 COMMAND_LINE = "command line"
@@ -155,7 +156,7 @@ SETTINGS: Mapping[str, Setting] = {
             "idle_timeout_seconds",
             "KIFA_IDLE_TIMEOUT_SECONDS",
             3600,
-            _whole_number(0),
+            _whole_number(0, MAX_IDLE_SECONDS),
         ),
     )
 }
@@ -206,7 +207,7 @@ def load_config(
         ConfigError: a file is missing or unreadable, a key is unknown, a value is wrong.
     """
     environment = os.environ if environment is None else environment
-    store, data_dir_layer = _find_data_dir(data_dir, environment)
+    store, data_dir_layer = find_data_dir(data_dir, environment)
     values: dict[str, Any] = {name: setting.default for name, setting in SETTINGS.items()}
     layers = dict.fromkeys(SETTINGS, DEFAULT)
     layers["data_dir"] = data_dir_layer
@@ -230,8 +231,18 @@ def load_config(
     return Config(store, values, layers)
 
 
-def _find_data_dir(given: str | Path | None, environment: Mapping[str, str]) -> tuple[Path, str]:
+def find_data_dir(
+    given: str | Path | None, environment: Mapping[str, str] | None = None
+) -> tuple[Path, str]:
+    """Return the directory of the store and the layer that names it: an option, or ``KIFA_DATA_DIR``.
+
+    Raises:
+        ConfigError: neither does.
+    """
+    environment = os.environ if environment is None else environment
     if given is not None:
+        if not str(given):
+            raise ConfigError(f"{COMMAND_LINE}: data_dir is ''; it must name a directory")
         return Path(given).expanduser(), COMMAND_LINE
     if environment.get("KIFA_DATA_DIR"):
         return Path(environment["KIFA_DATA_DIR"]).expanduser(), ENVIRONMENT

@@ -122,3 +122,47 @@ def test_the_readme_lists_every_exit_code() -> None:
     rows = re.findall(r"^\| ([\d, ]+) \|", readme.partition("| exit code |")[2], re.MULTILINE)
     listed = {int(code) for row in rows for code in row.split(",")}
     assert listed == set(ExitCode)
+
+
+@pytest.mark.parametrize("name", ["tcp", "udp"])
+def test_a_wrong_address_is_refused_in_every_layer(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"command line: sources.{name} is \('nowhere',\); .*"):
+        load_config({name: ("nowhere",)}, data_dir=tmp_path, environment={})
+    variable = SETTINGS[name].variable
+    with pytest.raises(ConfigError, match=f"environment: {variable} is 'h:1,nowhere'; "):
+        load_config({}, data_dir=tmp_path, environment={variable: "h:1,nowhere"})
+
+
+@pytest.mark.parametrize("name", [n for n in SETTINGS if isinstance(SETTINGS[n].default, tuple)])
+def test_a_list_in_a_file_must_be_one(name: str, tmp_path: Path) -> None:
+    for wrong in ('"h:1"', "1", "[1]", '[""]', "true"):
+        write(tmp_path, name, wrong)
+        with pytest.raises(ConfigError, match=rf"kifa.toml: {SETTINGS[name].key} is "):
+            load_config({}, data_dir=tmp_path, environment={})
+
+
+def test_a_higher_layer_replaces_a_list(tmp_path: Path) -> None:
+    write(tmp_path, "tcp", '["h:1", "h:2"]')
+    for text, expected in (("h:3", ("h:3",)), ("", ())):
+        found = load_config({}, data_dir=tmp_path, environment={"KIFA_TCP": text})
+        assert found["tcp"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("segment_size_mib", 1, 1024),
+        ("memtable_flush_threshold_mib", 1, 1024),
+        ("compaction_threshold", 2, None),
+        ("channel_capacity", 1, 1 << 20),
+        ("max_connections", 1, 100_000),
+        ("max_line_size_bytes", 1, 1 << 20),
+        ("idle_timeout_seconds", 0, 2_000_000),
+    ],
+)
+def test_the_bounds_of_numbers(name: str, least: int, most: int | None, tmp_path: Path) -> None:
+    for value in (least, most or 10**6):
+        assert load_config({name: str(value)}, data_dir=tmp_path, environment={})[name] == value
+    for wrong in (least - 1, (most or 1 << 40) + 1, "1.5", "", "x", True):
+        with pytest.raises(ConfigError, match=f"must be a whole number, {least}"):
+            load_config({name: wrong}, data_dir=tmp_path, environment={})

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,10 @@ from tests.daemons import DEADLINE_SECONDS, data_of, read_until, start
 
 @contextmanager
 def listening(
-    store: Path, *options: object, code: int = 143
+    store: Path, *options: object, code: int = 143, **keywords: Any
 ) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """A daemon and the ports it listens on; ends it, with this exit code."""
-    with start(store, *options) as process:
+    with start(store, *options, **keywords) as process:
         try:
             errors = read_until(process.stderr, b"ready").decode()
             yield process, [int(port) for port in re.findall(r"', (\d+)(?:, 0, 0)?\)", errors)]

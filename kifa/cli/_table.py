@@ -7,7 +7,12 @@ from kifa.cli._option import CHOICE, FLAG, NUMBER, PATH, Command, Option
 _TIME_HELP = "a date, '2026-01-31 18:30:00' (UTC, or with an offset), 1h30m (ago), now"
 
 _STORE = Option(
-    "-d", "--dir", parameter="directory", kind=PATH, required=True, help="Directory of the store."
+    "-d",
+    "--data-dir",
+    "--dir",
+    parameter="directory",
+    kind=PATH,
+    help="Directory of the store; else KIFA_DATA_DIR.",
 )
 _JSON = Option(
     "--json", parameter="as_json", kind=FLAG, default=False, help="Print one JSON object."
@@ -59,7 +64,7 @@ _SELECTION = (
 
 # Their values are checked by kifa.config, in one way for all layers; not given, they are None or empty.
 _SETTINGS = (
-    Option("-d", "--data-dir", kind=PATH, help="Directory of the store."),
+    Option("-d", "--data-dir", kind=PATH, help="Directory of the store; else KIFA_DATA_DIR."),
     Option(
         "-c",
         "--config",
@@ -118,7 +123,7 @@ COMMANDS = {
         Command("export", "Write entries to a file, atomically.", (_STORE, _OUTPUT, *_SELECTION)),
         Command("stats", "Show counts, ranges and health.", (_STORE, _JSON)),
         Command("verify", "Read every byte and name what is damaged.", (_STORE, _JSON)),
-        Command("config", "Show each setting and where it came from.", _SETTINGS),
+        Command("config", "Show each setting and where it came from.", (_JSON, *_SETTINGS)),
         Command("completion", "Print the completion script of a shell.", (), _SHELL),
     )
 }

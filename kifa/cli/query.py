@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from pathlib import Path
 
 from kifa._typing import Any
 from kifa.cli._output import STANDARD_OUTPUT, complain
 from kifa.cli._selection import selection_of
+from kifa.config import find_data_dir
 from kifa.errors import ExitCode
 
 DEFAULT_LAST = 10
 PIPE_SIZE_BYTES = 1 << 20  # the kernel's limit for everybody; 16 times the default
 
 
-def run(directory: str, output_format: str, follow: bool, last: int | None, **bounds: Any) -> int:
+def run(
+    directory: str | None, output_format: str, follow: bool, last: int | None, **bounds: Any
+) -> int:
     """Print entries of a store, also while a daemon writes to it.
 
     Ranges are inclusive. What is damaged is reported on standard error after everything else was printed, and the
@@ -24,7 +26,7 @@ def run(directory: str, output_format: str, follow: bool, last: int | None, **bo
     selection = selection_of(**bounds)
     from kifa.query import Reader
 
-    reader = Reader(Path(directory))
+    reader = Reader(find_data_dir(directory)[0])
     if follow and last is None and selection.from_lsn is None and selection.from_time is None:
         last = DEFAULT_LAST
     with contextlib.suppress(OSError):  # it is no pipe, or all pipes of this user are large already

@@ -7,19 +7,21 @@ import sys
 from pathlib import Path
 
 from kifa.cli._output import say
+from kifa.config import find_data_dir
 from kifa.errors import DamagedError
 from kifa.verify import VerifyReport, verify_store
 
 
-def run(directory: str, as_json: bool) -> None:
+def run(directory: str | None, as_json: bool) -> None:
     """Read every byte of a store; name every damaged file, offset and LSN range.
 
     The exit code is 4 if there is any damage.
     """
-    report = _verify(Path(directory))
+    store = find_data_dir(directory)[0]
+    report = _verify(store)
     say(json.dumps(report.to_dict()) + "\n" if as_json else report.to_text())
     if report.damage:
-        raise DamagedError(f"{directory} is damaged", list(report.damage))
+        raise DamagedError(f"{store} is damaged", list(report.damage))
 
 
 def _verify(directory: Path) -> VerifyReport:
