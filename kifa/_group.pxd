@@ -2,7 +2,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from kifa._memtable cimport Arena
-from kifa._platform cimport pthread_cond_t, pthread_mutex_t
+from kifa._platform cimport pthread_cond_signal, pthread_cond_t, pthread_mutex_t
 
 cdef struct Group:
     uint8_t *buffer
@@ -15,6 +15,14 @@ cdef struct Group:
     uint64_t last_lsn
     int descriptor
     uint64_t offset         # where in the segment it goes
+
+
+cdef struct Waiter:
+    # A thread that waits, in a ring that a Waiter without a thread begins.
+    pthread_cond_t condition
+    bint woken
+    Waiter *next
+    Waiter *previous
 
 
 cdef enum:
@@ -31,7 +39,6 @@ cdef enum Status:
     STATUS_NO_MEMORY
     STATUS_NO_SPACE
     STATUS_STOPPED
-    STATUS_TOO_LARGE
 
 
 cdef enum:
@@ -41,11 +48,12 @@ cdef enum:
 
 cdef class GroupCommit:
     cdef pthread_mutex_t mutex
-    cdef pthread_cond_t synced[2]       # by the parity of the group's serial
     cdef pthread_cond_t committer_work
     cdef pthread_cond_t room            # the open group was handed over, or a memtable was flushed
-    cdef pthread_cond_t gathered        # all who were returning are back
     cdef pthread_cond_t background_work
+    cdef pthread_cond_t gathered        # all who were returning are back
+    cdef Waiter waiting[2]              # for their group, by the parity of its serial
+    cdef Waiter released                # their group is durable; each who wakes up wakes the next
     cdef int fork_generation
     # The segment that the open group goes to.
     cdef int descriptor
@@ -59,6 +67,7 @@ cdef class GroupCommit:
     cdef Group groups[2]
     cdef int open_index
     cdef bint in_flight
+    cdef bint sealed                    # the group in flight waits for the committer to write it
     cdef bint in_batch                  # one thread frames a batch; others wait
     cdef bint held                      # a control record must come before the open group may close
     cdef uint64_t synced_serial
@@ -98,7 +107,11 @@ cdef class GroupCommit:
     cdef void add_record(
         self, Group *group, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms
     ) noexcept nogil
+    cdef void seal(self) noexcept nogil
+    cdef void write_sealed(self) noexcept nogil
     cdef void lead(self) noexcept nogil
+    cdef void refuse_all(self, int error) noexcept nogil
+    cdef void wait_in(self, Waiter *ring) noexcept nogil
     cdef int commit_through(self, uint64_t serial) noexcept nogil
     cdef void gather(self) noexcept nogil
     cdef void freeze_active(self) noexcept nogil
@@ -108,3 +121,14 @@ cdef class GroupCommit:
     cdef int flushable_count(self) noexcept nogil
     cdef int fail(self, int status) except -1
     cdef int check_fork(self) except -1
+
+
+cdef inline void wake_first(Waiter *ring) noexcept nogil:
+    # With the mutex.
+    cdef Waiter *first = ring.next
+    if first != ring:
+        first.next.previous = ring
+        ring.next = first.next
+        first.woken = True
+        pthread_cond_signal(&first.condition)
+

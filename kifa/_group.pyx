@@ -21,6 +21,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
+from kifa._group cimport Waiter, wake_first
 from kifa._layout cimport (
     BLOCK_SIZE, FLAG_GROUP_END, FLAG_GROUP_START, MAX_GROUP_SIZE, RECORD_OVERHEAD, SEGMENT_DATA_OFFSET,
     TYPE_CLOCK_STEP, TYPE_CLOSE, TYPE_ENTRY,
@@ -30,7 +31,8 @@ from kifa._memtable cimport (
 )
 from kifa._platform cimport (
     aligned_buffer, boot_ms, cond_init, cond_wait_until, fdatasync, monotonic, pthread_cond_broadcast,
-    pthread_cond_signal, pthread_cond_wait, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pwrite, write,
+    pthread_cond_destroy, pthread_cond_signal, pthread_cond_wait, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_unlock, pwrite, write,
 )
 from kifa._record cimport frame_record, seal_header, store_u64
 
@@ -57,6 +59,7 @@ cdef enum:
     BUFFER_SIZE = MAX_GROUP_SIZE + BLOCK_SIZE + CONTROL_ROOM
 
     CLOCK_STEP_MIN_MS = 1000
+    WOKEN_AT_ONCE = 4
     NORMAL_PENDING_LIMIT = 50
 
 NORMAL_MAX_DELAY_SECONDS = 0.1
@@ -79,11 +82,12 @@ cdef class GroupCommit:
     def __cinit__(self):
         cdef int index
         pthread_mutex_init(&self.mutex, NULL)
-        cond_init(&self.synced[0])
-        cond_init(&self.synced[1])
         cond_init(&self.committer_work)
         cond_init(&self.room)
         cond_init(&self.gathered)
+        empty_ring(&self.waiting[0])
+        empty_ring(&self.waiting[1])
+        empty_ring(&self.released)
         cond_init(&self.background_work)
         self.fork_generation = fork_count
         self.event_descriptor = -1
@@ -144,13 +148,20 @@ cdef class GroupCommit:
 
     def poison_with(self, int error):
         """Refuse everything from now on: what is on disk is unknown, because of ``error`` (errno)."""
-        pthread_mutex_lock(&self.mutex)
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.refuse_all(error)
+            pthread_mutex_unlock(&self.mutex)
+
+    cdef void refuse_all(self, int error) noexcept nogil:
+        # With the mutex.
+        cdef int index
         self.poison = error
+        for index in range(2):
+            release_all(&self.waiting[index], &self.released)
+        wake_first(&self.released)
         pthread_cond_broadcast(&self.room)
-        pthread_cond_broadcast(&self.synced[0])
-        pthread_cond_broadcast(&self.synced[1])
         pthread_cond_broadcast(&self.committer_work)
-        pthread_mutex_unlock(&self.mutex)
 
     cdef int check_fork(self) except -1:
         if self.fork_generation != fork_count:
@@ -211,8 +222,7 @@ cdef class GroupCommit:
         self.in_flight = False
         self.segment_ready = self.descriptor >= 0
         pthread_cond_broadcast(&self.room)
-        pthread_cond_broadcast(&self.synced[0])
-        pthread_cond_broadcast(&self.synced[1])
+        wake_first(&self.waiting[self.groups[self.open_index].serial & 1])
         pthread_cond_signal(&self.committer_work)
         pthread_mutex_unlock(&self.mutex)
 
@@ -300,18 +310,16 @@ cdef class GroupCommit:
             self.next_lsn += 1
         return STATUS_OK
 
-    cdef void lead(self) noexcept nogil:
-        # Makes the open group durable. With the mutex, which is free during the write; nothing is in flight.
+    cdef void seal(self) noexcept nogil:
+        # Closes the open group: it is the one in flight now. With the mutex; nothing is in flight.
         cdef Group *group = &self.groups[self.open_index]
         cdef uint8_t *last = group.buffer + group.last_record
-        cdef size_t padded = (group.size + BLOCK_SIZE - 1) & ~<size_t>(BLOCK_SIZE - 1)
-        cdef int error
-        cdef double started
-        cdef uint64_t one = 1
+        cdef size_t framed = group.size
         last[4] |= FLAG_GROUP_END
         seal_header(last, self.salt)
-        memset(group.buffer + group.size, 0, padded - group.size)
-        self.segment_offset += padded
+        group.size = (framed + BLOCK_SIZE - 1) & ~<size_t>(BLOCK_SIZE - 1)
+        memset(group.buffer + framed, 0, group.size - framed)
+        self.segment_offset += group.size
         self.in_flight = True
         self.open_index ^= 1
         self.groups[self.open_index].records = 0
@@ -323,26 +331,33 @@ cdef class GroupCommit:
         if self.freeze_requested or arena_size(self.active) >= self.memtable_threshold:
             self.freeze_active()
         pthread_cond_broadcast(&self.room)
-        pthread_mutex_unlock(&self.mutex)
 
+    cdef void write_sealed(self) noexcept nogil:
+        # Makes the sealed group durable. With the mutex, which is free during the write.
+        cdef Group *group = &self.groups[self.open_index ^ 1]
+        cdef int error, index
+        cdef double started
+        cdef uint64_t one = 1
+        pthread_mutex_unlock(&self.mutex)
         started = monotonic()
-        error = write_and_sync(group.descriptor, group.buffer, padded, group.offset)
+        error = write_and_sync(group.descriptor, group.buffer, group.size, group.offset)
         pthread_mutex_lock(&self.mutex)
         self.sync_seconds = monotonic() - started
         self.in_flight = False
         if error:
-            self.poison = error
-            pthread_cond_broadcast(&self.synced[0])
-            pthread_cond_broadcast(&self.synced[1])
+            self.refuse_all(error)
         else:
             self.durable = group.last_lsn
             self.synced_serial = group.serial
             self.returning += group.committers
-            pthread_cond_broadcast(&self.synced[group.serial & 1])
             # One of those who wait for the next group leads it.
-            pthread_cond_signal(&self.synced[(group.serial + 1) & 1])
+            wake_first(&self.waiting[(group.serial + 1) & 1])
+        release_all(&self.waiting[group.serial & 1], &self.released)
+        # A few at once, and each wakes the next: all at once only queue for the mutex and the interpreter's lock.
+        for index in range(WOKEN_AT_ONCE):
+            wake_first(&self.released)
         pthread_cond_broadcast(&self.room)
-        if self.committer_running:
+        if self.committer_running and (self.requested_serial > group.serial or self.pending_limit):
             pthread_cond_signal(&self.committer_work)
         if not self.half_full and self.segment_offset * 2 > self.segment_size:
             # Time to prepare the next segment; a store that stays small never needs one.
@@ -351,6 +366,25 @@ cdef class GroupCommit:
             pthread_cond_signal(&self.background_work)
         if self.event_descriptor >= 0:
             write(self.event_descriptor, &one, sizeof(one))
+
+    cdef void lead(self) noexcept nogil:
+        # Makes the open group durable. With the mutex; nothing is in flight.
+        self.seal()
+        self.write_sealed()
+
+    cdef void wait_in(self, Waiter *ring) noexcept nogil:
+        # Returns when woken. With the mutex.
+        cdef Waiter me
+        cond_init(&me.condition)
+        me.woken = False
+        me.next = ring
+        me.previous = ring.previous
+        ring.previous.next = &me
+        ring.previous = &me
+        while not me.woken:
+            pthread_cond_wait(&me.condition, &self.mutex)
+        pthread_cond_destroy(&me.condition)
+        wake_first(&self.released)
 
     cdef void gather(self) noexcept nogil:
         # Lets those whose groups were just made durable come back before the next group closes: they are on their
@@ -377,7 +411,7 @@ cdef class GroupCommit:
             if self.poison:
                 return STATUS_POISONED
             if self.in_flight or self.held:
-                pthread_cond_wait(&self.synced[serial & 1], &self.mutex)
+                self.wait_in(&self.waiting[serial & 1])
             else:
                 if self.returning:
                     self.gather()
@@ -388,7 +422,6 @@ cdef class GroupCommit:
     cdef int make_room(self, int status) noexcept nogil:
         # Does what a full group or memtable needs; what it cannot do it returns. With the mutex.
         if status == STATUS_GROUP_FULL:
-            # A batch lets go of the mutex before it comes here: the full group may be in flight, and the open one empty.
             return self.commit_through(self.last_framed_serial())
         if status == STATUS_NEEDS_FLUSH:
             pthread_cond_signal(&self.background_work)
@@ -401,6 +434,11 @@ cdef class GroupCommit:
         cdef uint64_t serial = self.groups[self.open_index].serial
         if not self.committer_running:
             return self.commit_through(serial)
+        if not self.in_flight and not self.held:
+            self.seal()
+            self.sealed = True
+            pthread_cond_signal(&self.committer_work)
+            return STATUS_OK
         self.requested_serial = serial
         pthread_cond_signal(&self.committer_work)
         while self.groups[self.open_index].serial == serial:
@@ -426,10 +464,11 @@ cdef class GroupCommit:
 
     def request_commit(self):
         """Have the committer make durable what is framed so far; do not wait."""
-        pthread_mutex_lock(&self.mutex)
-        self.requested_serial = self.last_framed_serial()
-        pthread_cond_signal(&self.committer_work)
-        pthread_mutex_unlock(&self.mutex)
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.requested_serial = self.last_framed_serial()
+            pthread_cond_signal(&self.committer_work)
+            pthread_mutex_unlock(&self.mutex)
 
     def notify_on(self, int event_descriptor):
         """Add 1 to this eventfd whenever the durable LSN advances; -1 stops it."""
@@ -450,7 +489,11 @@ cdef class GroupCommit:
         with nogil:
             pthread_mutex_lock(&self.mutex)
             self.committer_running = True
-            while not self.poison and not self.committer_stop:
+            while not self.poison and (self.sealed or not self.committer_stop):
+                if self.sealed:
+                    self.sealed = False
+                    self.write_sealed()
+                    continue
                 group = &self.groups[self.open_index]
                 if group.records and not self.in_flight and not self.held:
                     if self.requested_serial >= group.serial:
@@ -507,6 +550,22 @@ cdef class GroupCommit:
         while count < min(self.frozen_count, <int>MAX_FLUSHED) and arena_last_lsn(self.frozen[count]) <= self.durable:
             count += 1
         return count
+
+
+cdef void empty_ring(Waiter *ring) noexcept nogil:
+    ring.next = ring
+    ring.previous = ring
+
+
+cdef void release_all(Waiter *ring, Waiter *released) noexcept nogil:
+    # Moves who waits in one ring to the end of the other.
+    if ring.next == ring:
+        return
+    ring.next.previous = released.previous
+    released.previous.next = ring.next
+    ring.previous.next = released
+    released.previous = ring.previous
+    empty_ring(ring)
 
 
 cdef int write_and_sync(int descriptor, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:

@@ -1,7 +1,20 @@
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from kifa._group cimport GroupCommit
 from kifa._lines cimport LineBuffer
+
+
+cdef struct Slice:
+    const uint8_t *data
+    uint32_t length
+
+
+cdef class SliceBatch:
+    cdef Slice *slices
+    cdef Py_ssize_t capacity
+    cdef Py_ssize_t count
+    cdef size_t size            # of their records
+    cdef object fill(self, list items, Py_ssize_t start)
 
 
 cdef class LogWriter(GroupCommit):
@@ -10,3 +23,4 @@ cdef class LogWriter(GroupCommit):
         self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason
     ) noexcept nogil
     cdef void free_spares(self) noexcept nogil
+    cdef int frame_slices(self, SliceBatch batch, Py_ssize_t *framed) noexcept nogil

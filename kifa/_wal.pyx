@@ -5,10 +5,11 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 
 from kifa._group cimport (
     CONTROL_MAX_SIZE, MAX_FROZEN, STATUS_GROUP_FULL, STATUS_NEEDS_FLUSH, STATUS_NEEDS_SEGMENT, STATUS_OK,
-    STATUS_POISONED, STATUS_TOO_LARGE, GroupCommit,
+    STATUS_POISONED, Group, GroupCommit, wake_first,
 )
 from kifa._layout cimport MAX_ENTRY_SIZE, RECORD_OVERHEAD, TYPE_CLOSE, TYPE_ENTRY
 from kifa._lines cimport LINE_FOUND, LINE_NONE, LineBuffer, LineState
@@ -28,6 +29,42 @@ cdef double spare_seconds = 1.0
 
 # Why `frame_lines` returned.
 DRAINED, OVERSIZE, GROUP_FULL = range(3)
+
+
+cdef enum:
+    BATCH_SLICES = 8192
+    # A group worth a sync of its own, where a batch needs several.
+    EARLY_GROUP_SIZE = 256 * 1024
+
+
+cdef class SliceBatch:
+    """Where the bytes of some items of a batch are, so that they can be framed without the interpreter's lock."""
+
+    def __cinit__(self, Py_ssize_t capacity):
+        self.capacity = capacity
+        self.slices = <Slice *>malloc(max(capacity, 1) * sizeof(Slice))
+        if self.slices == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.slices)
+
+    cdef object fill(self, list items, Py_ssize_t start):
+        # Takes items from `start` on, which `items` must keep alive; returns one that is too large, or None.
+        cdef bytes item
+        self.count = 0
+        self.size = 0
+        while self.count < self.capacity and start + self.count < len(items):
+            if type(items[start + self.count]) is not bytes:
+                items[start + self.count] = bytes(items[start + self.count])
+            item = <bytes>items[start + self.count]
+            if len(item) > MAX_ENTRY_SIZE:
+                return item
+            self.slices[self.count].data = <const uint8_t *>PyBytes_AS_STRING(item)
+            self.slices[self.count].length = <uint32_t>len(item)
+            self.size += RECORD_OVERHEAD + len(item)
+            self.count += 1
+        return None
 
 
 cdef class LogWriter(GroupCommit):
@@ -124,49 +161,60 @@ cdef class LogWriter(GroupCommit):
         pthread_mutex_unlock(&self.mutex)
 
     def append_many(self, list items not None, Py_ssize_t start):
-        """Frame ``items[start:]`` (bytes-like) and make them durable, in as few groups as the bounds allow.
+        """Frame ``items[start:]`` (bytes-like) and make them durable, in few groups; one is framed while one syncs.
 
         Between `begin_batch` and `end_batch`. Return how many were framed: fewer than all where the segment is full.
+        ``items`` must not change meanwhile; what is not bytes in it becomes bytes.
 
         Raises:
             EntryTooLargeError, NoSpaceError, PoisonedError, ClosedError: what was framed before is durable.
             SegmentFull: nothing was framed.
         """
         cdef Py_ssize_t index = start
-        cdef Py_ssize_t count = len(items)
+        cdef Py_ssize_t framed = 0
         cdef int status = STATUS_OK
-        cdef bytes item = b""
-        cdef uint64_t timestamp_ms
+        cdef object refused = None
+        cdef SliceBatch batch = SliceBatch(min(len(items) - start, BATCH_SLICES))
         self.check_fork()
-        while index < count and status == STATUS_OK:
-            timestamp_ms = <uint64_t>wall_ms()
-            if type(items[index]) is not bytes:
-                items[index] = bytes(items[index])
-            # With the GIL and the mutex at once: nothing in here can wait for either.
-            pthread_mutex_lock(&self.mutex)
-            while index < count and type(items[index]) is bytes:
-                item = <bytes>items[index]
-                if len(item) > MAX_ENTRY_SIZE:
-                    status = STATUS_TOO_LARGE
-                    break
-                status = self.frame(
-                    <const uint8_t *>PyBytes_AS_STRING(item), <uint32_t>len(item), TYPE_ENTRY, timestamp_ms, 0
-                )
-                if status != STATUS_OK:
-                    break
-                index += 1
-            pthread_mutex_unlock(&self.mutex)
-            if status == STATUS_GROUP_FULL or status == STATUS_NEEDS_FLUSH:
-                with nogil:
-                    pthread_mutex_lock(&self.mutex)
-                    status = self.make_room(status)
-                    pthread_mutex_unlock(&self.mutex)
+        while index < len(items) and status == STATUS_OK and refused is None:
+            refused = batch.fill(items, index)
+            with nogil:
+                pthread_mutex_lock(&self.mutex)
+                status = self.frame_slices(batch, &framed)
+                pthread_mutex_unlock(&self.mutex)
+            index += framed
         self.commit()
-        if status == STATUS_TOO_LARGE:
-            raise too_large(len(item))
         if status != STATUS_OK and not (status == STATUS_NEEDS_SEGMENT and index > start):
             self.fail(status)
+        if status == STATUS_OK and refused is not None:
+            raise too_large(len(refused))
         return index - start
+
+    cdef int frame_slices(self, SliceBatch batch, Py_ssize_t *framed) noexcept nogil:
+        # With the mutex.
+        cdef Group *group
+        cdef Slice *slice = batch.slices
+        cdef size_t left = batch.size
+        cdef uint64_t timestamp_ms = <uint64_t>wall_ms()
+        cdef int status = STATUS_OK
+        framed[0] = 0
+        while framed[0] < batch.count and status == STATUS_OK:
+            status = self.frame(slice.data, slice.length, TYPE_ENTRY, timestamp_ms, 0)
+            if status == STATUS_OK:
+                left -= RECORD_OVERHEAD + slice.length
+                framed[0] += 1
+                slice += 1
+                group = &self.groups[self.open_index]
+                if (
+                    group.size < EARLY_GROUP_SIZE or self.in_flight or not self.committer_running
+                    or left < EARLY_GROUP_SIZE or group.size + left <= self.max_group_size
+                ):
+                    continue
+                # More than one group in any case: its sync and the framing of the rest go on together.
+                status = STATUS_GROUP_FULL
+            status = self.hand_over() if status == STATUS_GROUP_FULL else self.make_room(status)
+            timestamp_ms = <uint64_t>wall_ms()
+        return status
 
     def frame_control(self, uint8_t type, bytes data not None):
         """Frame a control record into the open group, and let go of the group if `frame_lines` held it.
@@ -175,16 +223,17 @@ cdef class LogWriter(GroupCommit):
             SegmentFull: only where the group was not held.
         """
         cdef int status
-        assert len(data) + RECORD_OVERHEAD <= CONTROL_MAX_SIZE, "a control record is bounded"
+        cdef const uint8_t *start = <const uint8_t *><char *>data
+        cdef uint32_t size = <uint32_t>len(data)
+        assert size + RECORD_OVERHEAD <= CONTROL_MAX_SIZE, "a control record is bounded"
         self.check_fork()
         with nogil:
             pthread_mutex_lock(&self.mutex)
-        self.held = False
-        status = self.frame(<const uint8_t *><char *>data, <uint32_t>len(data), type, <uint64_t>wall_ms(), 0)
-        pthread_cond_broadcast(&self.synced[0])
-        pthread_cond_broadcast(&self.synced[1])
-        pthread_cond_signal(&self.committer_work)
-        pthread_mutex_unlock(&self.mutex)
+            self.held = False
+            status = self.frame(start, size, type, <uint64_t>wall_ms(), 0)
+            wake_first(&self.waiting[self.groups[self.open_index].serial & 1])
+            pthread_cond_signal(&self.committer_work)
+            pthread_mutex_unlock(&self.mutex)
         if status != STATUS_OK:
             self.fail(status)
 
@@ -349,27 +398,30 @@ cdef class LogWriter(GroupCommit):
 
     def flushable(self):
         """Return the frozen memtables whose entries are all durable, oldest first. Give them back by `release`."""
-        cdef int index
-        pthread_mutex_lock(&self.mutex)
-        memtables = [Memtable.borrow(self.frozen[index]) for index in range(self.flushable_count())]
-        pthread_mutex_unlock(&self.mutex)
-        return memtables
+        cdef int index, count
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            count = self.flushable_count()
+            pthread_mutex_unlock(&self.mutex)
+        # Only `release` takes one away, and the same thread calls it.
+        return [Memtable.borrow(self.frozen[index]) for index in range(count)]
 
     def release(self, int count):
         """Forget the ``count`` oldest frozen memtables: a published table has their entries."""
         cdef int index
-        pthread_mutex_lock(&self.mutex)
-        assert count <= self.frozen_count and self.spare_count + self.frozen_count <= MAX_FROZEN
-        for index in range(count):
-            arena_reset(self.frozen[index])
-            self.spares[self.spare_count] = self.frozen[index]
-            self.spare_count += 1
-        for index in range(count, self.frozen_count):
-            self.frozen[index - count] = self.frozen[index]
-        self.frozen_count -= count
-        self.flush_error = 0
-        pthread_cond_broadcast(&self.room)
-        pthread_mutex_unlock(&self.mutex)
+        assert 0 <= count <= self.frozen_count and self.spare_count + self.frozen_count <= MAX_FROZEN
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            for index in range(count):
+                arena_reset(self.frozen[index])
+                self.spares[self.spare_count] = self.frozen[index]
+                self.spare_count += 1
+            for index in range(count, self.frozen_count):
+                self.frozen[index - count] = self.frozen[index]
+            self.frozen_count -= count
+            self.flush_error = 0
+            pthread_cond_broadcast(&self.room)
+            pthread_mutex_unlock(&self.mutex)
 
     def flush_failed(self, int error):
         """Say that flushing failed with errno ``error``: writers that would wait for it get NoSpaceError instead.

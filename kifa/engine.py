@@ -48,6 +48,8 @@ DEFAULT_MAX_GROUP_ENTRIES = 16_384
 RETRY_SECONDS = 1.0
 # Joined also while the log is being closed: a few take milliseconds.
 SMALL_TABLE_SIZE_BYTES = MIB
+# Batches of so many are framed while the committer syncs what was framed before.
+PIPELINED_ITEMS = 1_000
 
 
 class Log:
@@ -141,6 +143,7 @@ class Log:
         for memtable in recovered.memtables:
             self._writer.adopt(memtable)
         self._threads: list[threading.Thread] = []
+        self._start_lock = threading.Lock()
         self._process_id = os.getpid()
         self._rotate_first(recovered)
         if (
@@ -188,6 +191,8 @@ class Log:
         batch = list(items)
         first_lsn = self._writer.begin_batch()
         try:
+            if len(batch) >= PIPELINED_ITEMS:
+                self.start_committer()
             done = 0
             while done < len(batch):
                 try:
@@ -305,8 +310,9 @@ class Log:
 
     def start_committer(self) -> None:
         """Start the thread that makes groups durable while the next one is framed. Idempotent."""
-        if not any(thread.name == "kifa-commit" for thread in self._threads):
-            self._start("kifa-commit", self._writer.run_committer)
+        with self._start_lock:
+            if not any(thread.name == "kifa-commit" for thread in self._threads):
+                self._start("kifa-commit", self._writer.run_committer)
 
     def _start(self, name: str, body: Callable[[], None]) -> None:
         thread = threading.Thread(target=body, name=name, daemon=True)

@@ -272,6 +272,7 @@ class Ingest:
                 data = answers.take(durable)
                 if data:
                     send(data)
+                    self.loop.linger()
 
     def close(self) -> None:
         """Stop listening to the log."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -242,3 +244,23 @@ def test_a_log_that_is_open_for_moments_collects_no_tables(
             log.flush()
         assert len(list((store / "sst").iterdir())) < 3
     assert read_all(store) == [(n + 1, b"%d" % n) for n in range(12)]
+
+
+CHECKPOINTS_BESIDE_OTHERS = """
+import sys, threading, kifa
+with kifa.open(sys.argv[1]) as log:
+    def store_checkpoints():
+        for index in range(2_000):
+            log.frame_source_checkpoint("source", {"at": index})
+    worker = threading.Thread(target=store_checkpoints)
+    worker.start()
+    while worker.is_alive():
+        log.request_commit()
+        log._writer.memtable_entries
+"""
+
+
+def test_a_source_checkpoint_and_another_thread_never_wait_for_each_other(store: Path) -> None:
+    # One held the mutex and waited for the interpreter's lock, the other the reverse: all threads stood still.
+    command = [sys.executable, "-c", CHECKPOINTS_BESIDE_OTHERS, str(store)]
+    assert subprocess.run(command, timeout=120, check=False).returncode == 0

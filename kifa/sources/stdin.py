@@ -43,6 +43,8 @@ class StandardInput:
         self._answers = Answers() if ack else None
         self._on_end = on_end
         self._out = bytearray()
+        self._output = select.poll()
+        self._output.register(STANDARD_OUTPUT, select.POLLOUT)
         self._reading = False
         self._ended = False
         self._blocked = False
@@ -97,12 +99,10 @@ class StandardInput:
         self._on_writable()
 
     def _write(self) -> None:
-        poll = select.poll()
-        poll.register(STANDARD_OUTPUT, select.POLLOUT)
         sent = 0
         with memoryview(self._out) as view:
             try:
-                while sent < len(view) and poll.poll(0):
+                while sent < len(view) and self._output.poll(0):
                     sent += os.write(STANDARD_OUTPUT, view[sent : sent + PIPE_WRITE_SIZE_BYTES])
             except BlockingIOError:
                 pass
@@ -159,9 +159,7 @@ class StandardInput:
     def close(self) -> None:
         """Give the answers that are left, as long as somebody reads them."""
         while self._out and self._answers is not None:
-            poll = select.poll()
-            poll.register(STANDARD_OUTPUT, select.POLLOUT)
-            if not poll.poll(CLOSE_TIMEOUT_MS):
+            if not self._output.poll(CLOSE_TIMEOUT_MS):
                 log.warning("nobody reads the answers on standard output: some are not given")
                 return
             self._write()
