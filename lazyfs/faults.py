@@ -194,9 +194,12 @@ class Faults:
                 rule.action(event)
 
     def _kill(self, rule: Kill, event: Event) -> None:
-        # A process that ended by itself meanwhile is as dead as it was to be.
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rule.pid or event.pid, signal.SIGKILL)
+        pid = rule.pid or event.pid
+        # A process of another container has no number here, and 0 would be our own process group. One that ended by
+        # itself meanwhile is as dead as it was to be.
+        if pid > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if rule.cut:
             self.cut_power()
 

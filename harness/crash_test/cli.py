@@ -15,9 +15,11 @@ import click
 
 from harness.crash_test import self_check
 from harness.crash_test.errors import CrashTestError, SettingsError
+from harness.crash_test.report import write_report
 from harness.crash_test.results import ExitCode, RunResult
 from harness.crash_test.run import Run, default_kifa_bin
 from harness.crash_test.settings import (
+    DEFAULT_BASE_IMAGE,
     FAULTS,
     LYING_PROFILE,
     MIXED,
@@ -74,6 +76,12 @@ _fifo = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option(
     "--runner", default="local", type=click.Choice(RUNNERS), help="Where the target runs."
+)
+@click.option(
+    "--base-image",
+    default=DEFAULT_BASE_IMAGE,
+    envvar="KIFA_BASE_IMAGE",
+    help="What the image of --runner docker stands on.",
 )
 @click.option(
     "--source", default="stdin", type=click.Choice([*SOURCES, MIXED]), help="How lines get in."
@@ -154,6 +162,8 @@ def self_check_command(seed: int, kifa_bin: str | None, docs: Path | None) -> in
 
 
 def _publish(result: RunResult) -> None:
+    if result.settings.report_dir is not None:
+        write_report(result, result.settings.report_dir)
     if result.settings.json:
         click.echo(json.dumps(result.to_json()))
 
@@ -170,9 +180,8 @@ def settings_of(**options: Any) -> Settings:
     if options["seed"] is None:
         options["seed"] = secrets.randbelow(1_000_000)
     if options["power"] is None:
-        options["power"] = (
-            "lazyfs" if options["lazyfs_root"] or os.access("/dev/fuse", os.W_OK) else "sigkill"
-        )
+        brings_disk = options["lazyfs_root"] or options["runner"] == "docker"
+        options["power"] = "lazyfs" if brings_disk or os.access("/dev/fuse", os.W_OK) else "sigkill"
     settings = Settings(**options)
     settings.check()
     return settings

@@ -64,6 +64,7 @@ class Cutter:
         stand, power, plan = self._stand, self._power, self._plan
         assert stand.child is not None
         if not stand.child.has_ended:
+            stand.prepare_cut()
             feed.burst()
         code = stand.end_child()
         fell = self._is_armed and power.fell()

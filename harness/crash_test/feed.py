@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.crash_test.look import Look
 from harness.crash_test.plan import BURST_LINES, CyclePlan
-from harness.crash_test.processes import Child
+from harness.crash_test.processes import TargetProcess
 from harness.crash_test.senders import FileSender, Sender, StreamSender
 from harness.crash_test.settings import Settings
 from harness.oracle import Entry
@@ -35,7 +35,7 @@ class Feed:
         self,
         plan: CyclePlan,
         settings: Settings,
-        target: Child,
+        target: TargetProcess,
         senders: Sequence[Sender],
         hooks: Hooks,
     ) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from harness.crash_test.errors import CrashTestError
 
@@ -20,6 +20,31 @@ READY_DEADLINE_S = 30.0
 END_DEADLINE_S = 30.0
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
+
+
+class TargetProcess(Protocol):
+    """One life of a target."""
+
+    command: Sequence[str]
+    pid: int
+    """As the file system below it sees it."""
+    pidfd: int
+    """Becomes readable when it ends."""
+
+    @property
+    def has_ended(self) -> bool: ...
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens if it has ended."""
+
+    def wait(self) -> int:
+        """Wait for its end and return its exit code, negative for a signal."""
+
+    def kill(self) -> int:
+        """SIGKILL it, wait for its end, and return its exit code."""
+
+    def close(self) -> None:
+        """Kill it if it is there, and let go of what it holds. Idempotent."""
 
 
 class Child:
@@ -46,6 +71,7 @@ class Child:
         Raises:
             CrashTestError: it cannot be started.
         """
+        self.command: Sequence[str] = list(command)
         parent = os.getpid()
 
         def die_with_parent() -> None:
@@ -117,7 +143,7 @@ class ReadySocket:
         self._socket.bind(str(path))
         self.environment = {"NOTIFY_SOCKET": str(path)}
 
-    def wait(self, child: Child, deadline_s: float = READY_DEADLINE_S) -> bool:
+    def wait(self, child: TargetProcess, deadline_s: float = READY_DEADLINE_S) -> bool:
         """Wait until ``child`` is ready, or has ended; return whether it is ready.
 
         Raises:
@@ -134,9 +160,7 @@ class ReadySocket:
                     return True
             elif child.pidfd in ready:
                 return False
-        raise CrashTestError(
-            f"{' '.join(map(str, child.process.args))}: not ready after {deadline_s:.0f} s"  # type: ignore[arg-type]
-        )
+        raise CrashTestError(f"{' '.join(child.command)}: not ready after {deadline_s:.0f} s")
 
     def close(self) -> None:
         self._socket.close()

@@ -15,6 +15,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from harness.crash_test.cycle import Cycle
+from harness.crash_test.docker.disk import DockerPower
+from harness.crash_test.docker.engine import Engine
+from harness.crash_test.docker.stand import DockerStand
 from harness.crash_test.errors import CrashTestError
 from harness.crash_test.plan import Requests, plan_cycle
 from harness.crash_test.power import Power
@@ -47,6 +50,7 @@ class Run:
 
     def _set_up(self, stack: ExitStack) -> None:
         settings = self._settings
+        engine = self._make_engine(stack) if settings.runner == "docker" else None
         if settings.data_dir is None:
             self.directory = Path(tempfile.mkdtemp(prefix="kifa-crash-test-"))
         else:
@@ -57,10 +61,27 @@ class Run:
         work = self.directory / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
+        self._stand = self._make_stand(stack, engine, work, sockets)
+        stack.callback(self._stand.close)
+
+    def _make_engine(self, stack: ExitStack) -> Engine:
+        engine = Engine()
+        stack.callback(engine.close)
+        engine.build_image(self._settings.base_image)
+        return engine
+
+    def _make_stand(
+        self, stack: ExitStack, engine: Engine | None, work: Path, sockets: Path
+    ) -> Stand:
+        settings = self._settings
+        target = make_target(settings)
+        if engine is not None:
+            disk = DockerPower(engine, self.directory, sockets)
+            stack.callback(disk.close)
+            return DockerStand(engine, settings, disk, target, work, sockets)
         power = make_power(settings, self.directory, sockets)
         stack.callback(power.close)
-        self._stand = Stand(settings, power, make_target(settings), work, sockets)
-        stack.callback(self._stand.close)
+        return Stand(settings, power, target, work, sockets)
 
     def _clean_directory(self) -> None:
         """Remove everything but evidence."""

@@ -17,6 +17,7 @@ SOURCES = ("stdin", "tcp", "unix", "file")
 PROFILES = ("lazyfs", "posix-strict", "ext4-ordered", "random")
 """The honest profiles of lazyfs, those that ``mixed`` draws from."""
 LYING_PROFILE = "lying-flash"
+DEFAULT_BASE_IMAGE = "debian:bookworm-slim"
 FAULTS = ("none", "eio", "enospc", "bitrot", "slow", "clock")
 
 
@@ -43,6 +44,7 @@ class Settings:
         lazyfs_root, lazyfs_fifo, lazyfs_completed_fifo: a mount that somebody else made, with its FIFOs.
         feed_seconds: the longest feed of a cycle.
         patience_seconds: how long a target may answer nothing to lines.
+        base_image: what the image of the docker runner stands on.
     """
 
     cycles: int = 100
@@ -65,6 +67,7 @@ class Settings:
     lazyfs_completed_fifo: Path | None = None
     feed_seconds: float = 1.0
     patience_seconds: float = 30.0
+    base_image: str = DEFAULT_BASE_IMAGE
 
     def check(self) -> None:
         """Check that the settings go together.
@@ -79,6 +82,8 @@ class Settings:
             raise SettingsError(
                 f"--faults {self.faults} needs --target kifa, whose reader names damage"
             )
+        if self.runner == "docker" and (any(foreign) or self.power != "lazyfs"):
+            raise SettingsError("--runner docker brings a lazyfs mount of its own")
         if self.power == "sigkill":
             if self.faults not in ("none", "clock"):
                 raise SettingsError(f"--faults {self.faults} needs --power lazyfs")
@@ -102,6 +107,7 @@ class Settings:
             "--source": (self.source, default.source),
             "--target": (self.target, default.target),
             "--faults": (self.faults, default.faults),
+            "--base-image": (self.base_image, default.base_image),
             "--feed-seconds": (f"{self.feed_seconds:g}", f"{default.feed_seconds:g}"),
             "--kifa-bin": (self.kifa_bin, default.kifa_bin),
             "--lazyfs-root": (self.lazyfs_root, None),

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from harness.crash_test.ledger import Ledger
 from harness.crash_test.look import Look
 from harness.crash_test.plan import CyclePlan
 from harness.crash_test.power import Power
-from harness.crash_test.processes import Child, ReadySocket
+from harness.crash_test.processes import Child, ReadySocket, TargetProcess
 from harness.crash_test.senders import FileSender, Sender, StreamSender, connect
 from harness.crash_test.settings import Settings
 from harness.crash_test.targets import Inputs, Target
@@ -58,7 +58,7 @@ class Stand:
         self.work = work
         self.senders: list[Sender] = []
         self.store = Store(power.disk / "store-0")
-        self.child: Child | None = None
+        self.child: TargetProcess | None = None
         self._stores = 0
         self._sockets = sockets
         self._ready = ReadySocket(sockets / "ready")
@@ -102,13 +102,22 @@ class Stand:
             unix=self._unix if plan.source == "unix" else None,
             file=self.store.file.path if self.store.file is not None else None,
         )
-        uses_stdin = inputs.stdin
-        self.child = Child(
+        self.child = self._start_target(
             self.target.command(self.store.path, inputs),
-            stdin=subprocess.PIPE if uses_stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if uses_stdin else self._log,
+            plan,
+            self._ready.environment | environment,
+        )
+
+    def _start_target(
+        self, command: Sequence[str], plan: CyclePlan, environment: Mapping[str, str]
+    ) -> TargetProcess:
+        is_piped = plan.source == "stdin"
+        return Child(
+            command,
+            stdin=subprocess.PIPE if is_piped else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if is_piped else self._log,
             stderr=self._log,
-            environment=self._ready.environment | environment,
+            environment=environment,
         )
 
     def await_ready(self) -> bool:
@@ -124,18 +133,26 @@ class Stand:
             self.store.file.begin_cycle(self._lines(plan, f"file-{plan.number}"))
             self.senders = [self.store.file]
             return
-        for number in range(1, plan.connections + 1):
-            source = f"{plan.source}-{plan.number}-{number}"
-            sender = StreamSender(source, self._lines(plan, source), *self._open(plan.source))
+        for source in self.stream_names(plan):
+            sender = self._make_sender(plan, source)
             self.store.ledger.add_sender(sender)
             self.senders.append(sender)
+
+    def stream_names(self, plan: CyclePlan) -> list[str]:
+        """Return the names of the senders that are answered."""
+        if plan.source == "file":
+            return []
+        return [f"{plan.source}-{plan.number}-{n}" for n in range(1, plan.connections + 1)]
+
+    def _make_sender(self, plan: CyclePlan, source: str) -> StreamSender:
+        return StreamSender(source, self._lines(plan, source), *self._open(plan.source))
 
     def _lines(self, plan: CyclePlan, source: str) -> Iterator[bytes]:
         return lines(plan.seed, source, heavy=plan.heavy)
 
     def _open(self, source: str) -> tuple[int, int]:
         if source == "stdin":
-            assert self.child is not None
+            assert isinstance(self.child, Child)
             process = self.child.process
             assert process.stdin is not None
             assert process.stdout is not None
@@ -153,6 +170,9 @@ class Stand:
         """Return the last line that the target said on standard error."""
         said = self.log_path.read_bytes()[-4096:].decode(errors="replace").splitlines()
         return said[-1] if said else "it said nothing"
+
+    def prepare_cut(self) -> None:
+        """The last lines before the kill are about to be sent."""
 
     def end_child(self) -> int | None:
         """Kill the target, if it is there; return its exit code."""

@@ -38,17 +38,12 @@ class LazyfsPower:
         self.disk.mkdir(exist_ok=True)
         self.root.mkdir(exist_ok=True)
         self._socket: socket.socket | None = None
-        self._errors = (directory / "lazyfs.log").open("wb")
-        # SIGTERM unmounts it: also if the harness is killed, no mount is left.
-        self._child = Child(
-            [*COMMAND, str(self.disk), "--root", str(self.root), "--foreground", "--replace",
-             "--socket", str(socket_path)],
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            death_signal=signal.SIGTERM,
-        )  # fmt: skip
+        self._child: Child | None = None
         try:
-            self._await_mount(directory)
+            said = self._mount(directory, socket_path)
+            if not said.startswith(b"mounted"):
+                reason = (directory / "lazyfs.log").read_text(errors="replace").strip()
+                raise CrashTestError(f"lazyfs cannot be mounted: {reason or said.decode()}")
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._socket.settimeout(ANSWER_DEADLINE_S)
             self._socket.connect(str(socket_path))
@@ -57,13 +52,29 @@ class LazyfsPower:
             self.close()
             raise
 
-    def _await_mount(self, directory: Path) -> None:
+    def _mount(self, directory: Path, socket_path: Path) -> bytes:
+        """Start lazyfs; return the first line it says. Its errors go to lazyfs.log."""
+        # SIGTERM unmounts it: also if the harness is killed, no mount is left.
+        with (directory / "lazyfs.log").open("wb") as errors:
+            self._child = Child(
+                [*COMMAND, str(self.disk), "--root", str(self.root), "--foreground", "--replace",
+                 "--socket", str(socket_path)],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                death_signal=signal.SIGTERM,
+            )  # fmt: skip
         assert self._child.process.stdout is not None
-        line = self._child.process.stdout.readline()
-        if not line.startswith(b"mounted"):
+        line: bytes = self._child.process.stdout.readline()
+        if not line:
             self._child.wait()
-            reason = (directory / "lazyfs.log").read_text(errors="replace").strip()
-            raise CrashTestError(f"lazyfs cannot be mounted: {reason or line.decode()}")
+        return line
+
+    def _unmount(self) -> None:
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)
+            with suppress(CrashTestError):
+                self._child.wait()
+            self._child.close()
 
     def at_rest(self, store: Path) -> Path:
         return self.root / store.relative_to(self.disk)
@@ -129,8 +140,4 @@ class LazyfsPower:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._child.send_signal(signal.SIGTERM)
-        with suppress(CrashTestError):
-            self._child.wait()
-        self._child.close()
-        self._errors.close()
+        self._unmount()
