@@ -141,9 +141,8 @@ class Engine:
             container.kill(signal)
 
     def exit_code(self, container: Any) -> int:
-        """Wait for its end; return the exit code, negative for SIGKILL."""
-        code = int(container.wait()["StatusCode"])
-        return -9 if code == 128 + 9 else code
+        """Wait for its end; return the exit code as the engine has it: 128 + n for signal n, too."""
+        return int(container.wait()["StatusCode"])
 
     def remove(self, container: Any) -> None:
         """Kill it, if it runs, and remove it. Idempotent."""

@@ -22,16 +22,20 @@ from harness.crash_test.targets import Target
 # In the namespace of mounts of the disk, whose first process is number 1 here.
 _ENTER = ("nsenter", "--target", "1", "--mount", "--", "sh", "-c")
 HELD_MS = 150
+SIGNALLED = 128
 _RELAY = ("python3", "-m", "harness.crash_test.docker.relay")
 
 
 class Computer:
     """The container of one life of the target; for its kill and its end the engine is asked."""
 
-    def __init__(self, engine: Engine, container: Any, command: Sequence[str]) -> None:
+    def __init__(
+        self, engine: Engine, container: Any, command: Sequence[str], end_code: int
+    ) -> None:
         self.command: Sequence[str] = list(command)
         self._engine = engine
         self._container = container
+        self._end_code = end_code
         self._code: int | None = None
         host_pid = int(container.attrs["State"]["Pid"])
         self.pid = _pid_inside(host_pid)
@@ -51,7 +55,10 @@ class Computer:
 
     def wait(self) -> int:
         if self._code is None:
-            self._code = self._engine.exit_code(self._container)
+            code = self._engine.exit_code(self._container)
+            # Also a program that exits with 128 + n by itself looks as if signal n had killed it.
+            is_signal = code > SIGNALLED and code != self._end_code
+            self._code = SIGNALLED - code if is_signal else code
         return self._code
 
     def kill(self) -> int:
@@ -118,7 +125,7 @@ class DockerStand(Stand):
             environment=environment,
             beside=self._disk.container,
         )
-        return Computer(self._engine, container, command)
+        return Computer(self._engine, container, command, self.target.end_code)
 
     def _inside(self, word: str) -> str:
         """A word of a command, as it is in the containers."""
