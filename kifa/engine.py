@@ -153,6 +153,8 @@ class Log:
         ):
             self._writer.request_freeze()
         self._publish_first()
+        if self._tables.needs_mending:
+            self._writer.wake_background()
         for line in recovered.damage:
             log.warning("%s", line)
         if recovered.torn_tail is not None:
@@ -369,6 +371,8 @@ class Log:
         for run in _consecutive(memtables):
             self._tables.add(run)
             self._writer.release(len(run))
+        # What a damaged table lost may be in a segment that would be recycled now.
+        self._tables.mend()
         if memtables:
             self._pool.recycle_through(self._tables.checkpoint_lsn)
             self._compaction_wanted.set()
@@ -426,6 +430,8 @@ class Log:
             except Exception as error:  # as above
                 # Compaction only saves space and time; the next flush will ask for it again.
                 log.error("compaction failed: %s", error, exc_info=_is_bug(error))
+            if self._tables.needs_mending:
+                self._writer.wake_background()
             if is_last:
                 return
 

@@ -105,7 +105,7 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
         state.generation = manifest.generation
         state.sources = dict(manifest.sources)
         state.damage.extend(manifest.damage)
-    metadata = _recover_tables(store, state, manifest)
+    metadata = _recover_tables(store, state)
     state.damage.extend(metadata.damage)
     if manifest is not None and manifest.checkpoint_lsn >= state.checkpoint_lsn:
         # It knows what these tables do, also where the metadata of one is damaged.
@@ -136,7 +136,7 @@ def _distinct(damage: list[Damage]) -> list[Damage]:
     return kept
 
 
-def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) -> TableMetadata:
+def _recover_tables(store: Path, state: Recovered) -> TableMetadata:
     """Fill ``state.tables``; delete what is superseded; return the metadata of all."""
     directory = store / TABLE_DIRECTORY
     found: list[Table] = []
@@ -151,17 +151,19 @@ def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) ->
                 Damage("corruption", f"{TABLE_DIRECTORY}/{name}", 0, None, None, reason)
             )
     found.sort(key=lambda table: (table.info.min_lsn, -table.info.max_lsn))
-    published = {table.name for table in manifest.tables} if manifest else set()
     kept: list[Table] = []
+    superseded: list[Table] = []
     for table in found:
-        container = kept[-1] if kept else None
-        if container is not None and table.info.max_lsn <= container.info.max_lsn:
-            _supersede(directory, table, container, published)
-            continue
-        kept.append(table)
-        if table.damage:
-            state.damaged_tables.add(table.name)
-            state.damage.extend(table.damage)
+        if kept and table.info.max_lsn <= kept[-1].info.max_lsn:
+            superseded.append(table)
+        else:
+            kept.append(table)
+    for container in kept:
+        _supersede(directory, [t for t in superseded if _contains(container, t)], container)
+        _ = container.metadata
+        if container.damage:
+            state.damaged_tables.add(container.name)
+            state.damage.extend(container.damage)
     state.tables = [table.info for table in kept]
     metadata = merge_metadata(table.metadata for table in kept)
     for table in found:
@@ -169,12 +171,25 @@ def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) ->
     return metadata
 
 
-def _supersede(directory: Path, table: Table, container: Table, published: set[str]) -> None:
-    """Delete an input of the compaction that wrote ``container``, once that is proven to be whole."""
-    committed = container.name in published and table.name not in published
-    if not container.damage and (committed or not container.verify()):
-        (directory / table.name).unlink()
-        log.info("removed %s: all of it is in %s", table.name, container.name)
+def _contains(container: Table, table: Table) -> bool:
+    return container.min_lsn <= table.min_lsn and table.max_lsn <= container.max_lsn
+
+
+def _supersede(directory: Path, inputs: list[Table], container: Table) -> None:
+    """Delete the inputs of the compaction that wrote ``container``, once every byte of that is proven to be whole.
+
+    Where it has rotted since, they may have what it lost: `TableSet.mend` makes one of them all.
+    """
+    if not inputs:
+        return
+    container.damage = container.verify()
+    if container.damage:
+        return
+    for table in inputs:
+        # A table that was missing when its neighbours were joined, and is back, is not in what they became.
+        if container.info.entries == container.max_lsn - container.min_lsn + 1:
+            (directory / table.name).unlink()
+            log.info("removed %s: all of it is in %s", table.name, container.name)
 
 
 def _recover_log(

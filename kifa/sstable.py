@@ -213,6 +213,13 @@ class Table:
         return self._metadata
 
     @property
+    def metadata_is_intact(self) -> bool:
+        """Whether `metadata` is what was written."""
+        return self._footer is not None and not any(
+            place.offset == self._footer.metadata_offset for place in self.damage if self.metadata
+        )
+
+    @property
     def min_lsn(self) -> int:
         """The lowest LSN it was written with."""
         return self.info.min_lsn

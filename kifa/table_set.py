@@ -14,17 +14,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from kifa import compaction, control
 from kifa._memtable import Memtable
 from kifa._typing import Any
 from kifa.errors import Damage, DamagedError
+from kifa.fs import list_names
 from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
+from kifa.mending import SegmentSource, mend_table
 from kifa.recovery import Recovered
 from kifa.segment_pool import SegmentPool
-from kifa.sstable import Table
-from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, TableMetadata
+from kifa.segments import survey_log
+from kifa.sstable import ForeignTableError, Table
+from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, TableMetadata, parse_table_name
 from kifa.sstable_writer import concatenate_tables, write_table
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,7 @@ class TableSet:
         self._generation = recovered.generation
         self._tables = recovered.tables
         self._left_alone = recovered.damaged_tables
+        self._to_mend = set(recovered.damaged_tables)
         self._damage = recovered.damage
         self._unrecorded_damage = [d for d in recovered.damage if d.costs_entries]
         # Only those that a manifest may name: their lines are durable.
@@ -132,6 +137,69 @@ class TableSet:
             self._join(tables[due])
             return True
 
+    @property
+    def needs_mending(self) -> bool:
+        """Whether a table is known to be damaged that `mend` has not looked at yet."""
+        return bool(self._to_mend)
+
+    def mend(self) -> None:
+        """Write damaged tables anew, as far as other files have what they lost. Before segments are recycled.
+
+        Raises:
+            OSError: one could not be written or published; call again.
+            SegmentChanged: the WAL changed meanwhile; call again.
+        """
+        while self._to_mend:
+            with self._compaction_lock:
+                name = min(self._to_mend)
+                self._mend(name)
+                self._to_mend.discard(name)
+
+    def _mend(self, name: str) -> None:
+        with self._state_lock:
+            known = [table for table in self._tables if table.name == name]
+        if not known:
+            return
+        (damaged,) = known
+        with ExitStack() as stack:
+            table = stack.enter_context(Table(self._directory / name, self._store_id))
+            inputs = self._tables_within(damaged, stack)
+            survey = stack.enter_context(
+                survey_log(
+                    self._store,
+                    above_lsn=damaged.min_lsn - 1,
+                    sync_newest=False,
+                    store_id=self._store_id,
+                )
+            )
+            views = [SegmentSource(view) for view in survey.views]
+            mended = mend_table(self._directory, table, inputs, views)
+        if mended is None:
+            return
+        self.publish(added=[mended], removed=[damaged])
+        with Table(self._directory / mended.name, self._store_id) as table:
+            assert not table.verify(), "what was just written is whole"
+        self._left_alone.discard(name)
+        for superseded in inputs:
+            if superseded.name != mended.name:
+                (self._directory / superseded.name).unlink()
+        if name != mended.name:
+            (self._directory / name).unlink()
+        log.warning("%s was damaged; written anew as %s from other files", name, mended.name)
+
+    def _tables_within(self, outer: TableInfo, stack: ExitStack) -> list[Table]:
+        """Open the other tables on disk that lie within the range of ``outer``, until ``stack`` unwinds."""
+        tables = []
+        for name in list_names(self._directory):
+            lsns = parse_table_name(name)
+            if lsns is None or name == outer.name:
+                continue
+            if outer.min_lsn <= lsns[0] and lsns[1] <= outer.max_lsn:
+                with suppress(ForeignTableError):
+                    table = Table(self._directory / name, self._store_id)
+                    tables.append(stack.enter_context(table))
+        return tables
+
     def _join(self, inputs: list[TableInfo]) -> None:
         opened: list[Table] = []
         try:
@@ -140,9 +208,9 @@ class TableSet:
             output = concatenate_tables(self._directory, opened)
         except DamagedError as error:
             log.error("compaction leaves damaged tables alone: %s", error)
-            self._left_alone.update(
-                table.name for table in opened if table.damage or table.verify()
-            )
+            damaged = {table.name for table in opened if table.damage or table.verify()}
+            self._left_alone |= damaged
+            self._to_mend |= damaged
             return
         finally:
             for table in opened:

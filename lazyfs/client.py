@@ -47,7 +47,7 @@ class Client:
             ) from None
         self._file = self._socket.makefile("rw", encoding="utf-8", errors="surrogateescape")
 
-    def command(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def command(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Send a command and wait for its answer.
 
         Args:

@@ -37,7 +37,7 @@ class Mounted:
     process: subprocess.Popen[str]
     clients: list[Client] = field(default_factory=list)
 
-    def command(self, name: str, **arguments: object) -> dict[str, object]:
+    def command(self, name: str, /, **arguments: object) -> dict[str, object]:
         """Send a control command."""
         if not self.clients:
             self.clients.append(Client(self.path, self.socket))
