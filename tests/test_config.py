@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kifa.config import SETTINGS, load_config, parse_address
-from kifa.errors import ConfigError, ExitCode
+from kifa.errors import ConfigError
 
 # For each setting: a value of the file, the text of a variable and an option, all different from the default.
 SAMPLES: dict[str, tuple[Any, str, Any]] = {
@@ -115,13 +114,6 @@ def test_addresses() -> None:
     for wrong in ("", "5514", "h:", "h:x", "h:65536"):
         with pytest.raises(ValueError, match="no address"):
             parse_address(wrong)
-
-
-def test_the_readme_lists_every_exit_code() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    rows = re.findall(r"^\| ([\d, ]+) \|", readme.partition("| exit code |")[2], re.MULTILINE)
-    listed = {int(code) for row in rows for code in row.split(",")}
-    assert listed == set(ExitCode)
 
 
 @pytest.mark.parametrize("name", ["tcp", "udp"])

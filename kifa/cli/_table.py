@@ -83,8 +83,12 @@ _SETTINGS = (
     Option("--tcp", metavar="ADDR", multiple=True, help="Listen on host:port for lines."),
     Option("--udp", metavar="ADDR", multiple=True, help="Listen on host:port for datagrams."),
     Option("--unix", metavar="PATH", multiple=True, help="Listen on a Unix socket for lines."),
-    Option("--ack", kind=FLAG, help="Answer each line: ACK <lsn>, or ERR."),
-    Option("--flush-mode", metavar="MODE", help="normal, cautious (default) or emergency."),
+    Option("--ack", kind=FLAG, help="Answer each line: ACK and its LSN, or ERR."),
+    Option(
+        "--flush-mode",
+        metavar="MODE",
+        help="When groups are synced: normal, cautious (default) or emergency.",
+    ),
     Option("--segment-size-mib", metavar="N", help="Size of a WAL segment."),
     Option(
         "--memtable-threshold-mib",
@@ -98,10 +102,14 @@ _SETTINGS = (
         parameter="compaction_enabled",
         kind=FLAG,
         value=False,
-        help="Join no tables.",
+        help="Join no tables (compaction_enabled = false).",
     ),
     Option("--channel-capacity", metavar="N", help="Most entries in one group."),
-    Option("--framing", metavar="NAME", help="newline (default) or octet-counting."),
+    Option(
+        "--framing",
+        metavar="NAME",
+        help="How senders frame lines: newline (default) or octet-counting.",
+    ),
     Option(
         "--from",
         parameter="files_from",
