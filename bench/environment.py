@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kifa
-from bench.peers import installed_version
+from bench.peers import PEERS, installed_version
 
 
 def describe(directory: Path, peers: Sequence[str], command: Sequence[str]) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def describe(directory: Path, peers: Sequence[str], command: Sequence[str]) -> d
         "memory_mib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20,
         "python": sys.version.split()[0],
         "peers": {name: installed_version(name) for name in peers},
+        "not_installed": [name for name in PEERS if installed_version(name) is None],
         "load_before": os.getloadavg()[0],
     }
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from bench._floor import FloorFile
 from bench.append import in_threads
+from bench.installation import installation
 from bench.lines import different_lines, write_lines
 from bench.loop_device import LoopDevice, NoLoopDevice
 from bench.peers import PEERS, KifaStore, Store
-from bench.process import KIFA_COMMAND, Daemon, feeding, run
+from bench.process import Daemon, feeding, run
 from bench.results import FLOOR, KIFA, Measurement
 from bench.session import Session, mark_peers, size_on_disk
 
-PYTHON = [sys.executable, "-c", "pass"]
 DEVICE_SIZE_BYTES = 1 << 30
 ONE_BLOCK = "C loop: one block, O_DIRECT and fdatasync"
 
@@ -66,8 +65,8 @@ def _device_rounds(
     session: Session, one: Measurement, directory: Path, written: object, senders: int
 ) -> None:
     assert callable(written)
-    count = session.options.scaled(16_000, 1_600)
-    for _ in session.rounds(session.options.heavy_rounds if not session.options.quick else 1, one):
+    count = session.options.scaled(40_000, 1_600)  # enough for two flushes
+    for _ in session.rounds(session.options.scaled(min(session.options.rounds, 2), 1), one):
         with FloorFile(str(directory / "floor")) as floor:
             before = written()
             floor.write(200, count // 8)
@@ -127,7 +126,7 @@ def _life(session: Session) -> None:
 def _feed(lines: Path, repeats: int, store: Path) -> int:
     script = 'i=0; while [ "$i" -lt "$1" ]; do cat "$2"; i=$((i + 1)); done'
     with feeding(["sh", "-c", script, "sh", str(repeats), str(lines)]) as stream:
-        command = [*KIFA_COMMAND, "daemon", "--stdin", "-d", str(store)]
+        command = [*installation().kifa, "daemon", "--stdin", "-d", str(store)]
         return run(command, stdin=stream).written_bytes
 
 
@@ -230,9 +229,9 @@ def _start(session: Session) -> None:
     )
     with session.scratch("start") as directory:
         for number in session.rounds(max(2 * session.options.rounds, 5), version):
-            bare = run(PYTHON).seconds * 1e3
+            bare = run([installation().python, "-c", "pass"]).seconds * 1e3
             version.add(FLOOR, bare)
-            version.add(KIFA, run([*KIFA_COMMAND, "--version"]).seconds * 1e3)
+            version.add(KIFA, run([*installation().kifa, "--version"]).seconds * 1e3)
             ready.add(FLOOR, bare)
             with Daemon(directory / str(number), "--stdin") as daemon:
                 ready.add(KIFA, daemon.seconds_to_ready * 1e3)

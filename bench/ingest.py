@@ -13,9 +13,10 @@ from typing import Any
 from bench import daemon
 from bench._floor import FloorFile
 from bench.append import append_timed, floor_timed
+from bench.installation import installation
 from bench.lines import different_lines, write_lines
 from bench.peers import PEERS, KifaStore
-from bench.process import KIFA_COMMAND, Daemon, environment, feeding, run
+from bench.process import Daemon, environment, feeding, run
 from bench.results import FLOOR, KIFA, Measurement
 from bench.session import Session, Turn, mark_peers
 from bench.tables import make_tables
@@ -70,7 +71,15 @@ def _stream_round(
     for mode, one in both.items():
         one.add(FLOOR, bare)
         store = directory / "store"
-        command = [*KIFA_COMMAND, "daemon", "--stdin", "-d", str(store), "--flush-mode", mode]
+        command = [
+            *installation().kifa,
+            "daemon",
+            "--stdin",
+            "-d",
+            str(store),
+            "--flush-mode",
+            mode,
+        ]
         if source == "pipe":
             with feeding(["cat", str(lines)]) as stream:
                 used = run(command, stdin=stream)
@@ -139,7 +148,7 @@ def _burst(session: Session) -> None:
 
 def _prepare_segments(store: Path, lines: Path) -> None:
     with lines.open("rb") as content:
-        command = [*KIFA_COMMAND, "daemon", "--stdin", "-d", str(store)]
+        command = [*installation().kifa, "daemon", "--stdin", "-d", str(store)]
         run(command, stdin=content, env=environment(**SETTINGS_OF_BURST))
     _empty_wal(store)
 

@@ -78,6 +78,9 @@ kifa-bench check --against bench/instructions.json     # the same on any machine
 * Stores have lived for a while before single appends are measured: the segments of the log are used again. "Over
   100,000" begins with an empty one.
 * "floors" are medians of single durable writes of one block, in the same rounds.
+* Commands run as users install them, not from an editable install, whose import hook costs more than they do
+  (`bench/installation.py`).
+* At rest: the tables. The segments of the log (16 MiB each, up to about nine) are there whatever the store holds.
 * Device writes are counted by a private loop device with its own ext4 (as root; else by `/proc/self/io`).
 * "Rounds disagree" marks figures whose quartiles are more than 30 % of the median apart: they are worth nothing."""
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from bench.installation import installation
+
 DEADLINE_SECONDS = 600.0
-KIFA_COMMAND = (sys.executable, "-m", "kifa")
 _WATCH = str(Path(__file__).with_name("_watch.py"))
 
 
@@ -107,7 +108,7 @@ class Daemon:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the daemon)
         started = time.perf_counter()
         self.process = subprocess.Popen(
-            [*KIFA_COMMAND, "daemon", "-d", str(store), *options],
+            [*installation().kifa, "daemon", "-d", str(store), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

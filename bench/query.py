@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.installation import installation
 from bench.lines import different_lines
-from bench.process import KIFA_COMMAND, CommandError, environment, run
+from bench.process import CommandError, environment, run
 from bench.results import FLOOR, KIFA
 from bench.session import Session
 from bench.tables import MS_PER_ENTRY, START_MS, make_tables
@@ -36,7 +37,7 @@ def _to_json(session: Session) -> None:
             "entries": entries,
             "condition": "" if entries >= 1_000_000 else f"{entries:,} entries only",
         }
-        own = [*KIFA_COMMAND, "query", "-d", str(directory / KIFA), "--format", "json"]
+        own = [*installation().kifa, "query", "-d", str(directory / KIFA), "--format", "json"]
         output = directory / "output"
         with output.open("wb") as file:
             run(own, stdout=file)
@@ -81,7 +82,7 @@ def _large_store(session: Session) -> None:
         session.progress.show(f"make a store of {size >> 20:,} MiB")
         entries = make_tables(directory / KIFA, size, tables=max(size >> 30, 2))
         middle = START_MS + entries // 2 * MS_PER_ENTRY
-        base = [*KIFA_COMMAND, "query", "-d", str(directory / KIFA)]
+        base = [*installation().kifa, "query", "-d", str(directory / KIFA)]
         minute = ["--from-time", _time(middle), "--to-time", _time(middle + 59_999)]
         for name, what, options_of_query, expected in (
             ("last-10", "the last 10 entries", ["--reverse", "--limit", "10"], 10),
@@ -128,7 +129,7 @@ def _selection(
     if lines != expected:
         raise CommandError(f"{lines} entries were found, not {expected}")
     for _ in session.rounds(session.options.rounds, seconds):
-        for subject, arguments in ((FLOOR, [KIFA_COMMAND[0], "-c", "pass"]), (KIFA, command)):
+        for subject, arguments in ((FLOOR, [installation().python, "-c", "pass"]), (KIFA, command)):
             used = run(arguments)
             seconds.add(subject, used.seconds * 1e3)
             memory.add(subject, used.peak_mib)

@@ -37,12 +37,15 @@ def report(run: Run, *, with_limits: bool = True) -> str:
 def header(run: Run) -> str:
     """Return where the run was made, in a few lines."""
     about = run.header
-    peers = ", ".join(f"{name} {version or 'missing'}" for name, version in about["peers"].items())
+    peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    missing = "".join(
+        f"; {name} is not installed (pip install 'kifa[bench]')" for name in about["not_installed"]
+    )
     return (
         f"Kifa {about['kifa']}, {about['date']}, Python {about['python']}\n"
         f"{about['cpu']}, {about['cores']} cores, {about['memory_mib']:,} MiB; {about['kernel']}\n"
         f"{about['file_system']} ({about['mount_options']}) on {about['device']}\n"
-        f"peers: {peers or 'none'}"
+        f"peers: {peers or 'none'}{missing}"
     )
 
 

@@ -23,6 +23,7 @@ HEADER: dict[str, Any] = {
     "memory_mib": 2048,
     "python": "3.11.7",
     "peers": {"sqlite": "3.40.1", "plain": "os.write"},
+    "not_installed": ["lmdb"],
     "load_before": 0.1,
 }
 

@@ -135,3 +135,4 @@ def test_the_table_warns_where_rounds_disagree(run: Run) -> None:
     assert "warning" in content
     assert "measurement append_many/500" in content.split("warning")[1]
     assert "is not equally durable: no checksum" in content
+    assert "lmdb is not installed (pip install 'kifa[bench]')" in content
