@@ -15,8 +15,11 @@ MAX_LINKS = 40  # as the kernel, which follows no more
 _NUMBER_OR_DATE = re.compile(r"[._-]?\d[\dT._-]*")
 
 
-def names_on_the_way(path: str) -> Iterator[tuple[str, str]]:
-    """Yield (directory, name) of each step from the root to ``path``, symlinks included, as far as there is a way."""
+def names_on_the_way(path: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield (directory, name, whether it is but a directory on the way) of each step from the root to ``path``.
+
+    Symlinks are steps, too. It ends where there is no way.
+    """
     current = "/"
     names = deque(path.split("/"))
     links = 0
@@ -27,15 +30,17 @@ def names_on_the_way(path: str) -> Iterator[tuple[str, str]]:
         if name == "..":
             current = os.path.dirname(current)  # noqa: PTH120
             continue
-        yield current, name
         candidate = os.path.join(current, name)  # noqa: PTH118
         try:
             target = os.readlink(candidate)  # noqa: PTH115
         except OSError:
-            current = candidate
-            if not os.path.isdir(candidate):  # noqa: PTH112
+            is_directory = bool(names) and os.path.isdir(candidate)  # noqa: PTH112
+            yield current, name, is_directory
+            if not is_directory:
                 break
+            current = candidate
             continue
+        yield current, name, False
         links += 1
         if links > MAX_LINKS:
             break
@@ -137,17 +142,14 @@ def find_later(
 ) -> list[Generation]:
     """Open the files that were at ``path`` and rotated since the last of ``read``, in order; they were never read."""
     found: list[tuple[int, Generation]] = []
+    since_ns = max(mark.changed_ns for mark in read)
     for entry in _entries(path):
         if not _is_rotated_name(entry.name, os.path.basename(path)):  # noqa: PTH119
             continue
         with contextlib.suppress(OSError):
             status = entry.stat(follow_symlinks=False)
             identity = (status.st_dev, status.st_ino)
-            if (
-                status.st_mtime_ns >= read[-1].changed_ns
-                and status.st_size
-                and identity not in known
-            ):
+            if status.st_mtime_ns >= since_ns and status.st_size and identity not in known:
                 generation = Generation.open(entry.path, max_line_size_bytes)
                 if any(m.head_size and m.has_head(generation.descriptor) for m in read):
                     generation.close()  # a copy of what was read, perhaps of less than was read

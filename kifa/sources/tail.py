@@ -153,9 +153,7 @@ class FileSource:
         self._names = set()
         directories: dict[str, int] = {}
         for way in ways:
-            for directory, name in names_on_the_way(way):
-                path = os.path.join(directory, name)  # noqa: PTH118
-                is_fixed = os.path.isdir(path) and not os.path.islink(path)  # noqa: PTH112, PTH114
+            for directory, name, is_fixed in names_on_the_way(way):
                 directories.setdefault(directory, _ANCESTOR_EVENTS)
                 if not is_fixed:
                     directories[directory] = _DIRECTORY_EVENTS

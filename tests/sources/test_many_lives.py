@@ -75,6 +75,7 @@ class World:
         if names[-1].exists():
             self.catch_up()
             names[-1].unlink()
+            self.unknown_ends += 1
         for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
             if newer.exists():
                 newer.rename(older)
