@@ -42,22 +42,28 @@ class LoopDevice:
             _run("mkfs.ext4", *options, str(self._image))
             self._device = _run("losetup", "--find", "--show", "--direct-io=on", str(self._image))
             _run("mount", self._device, str(self.mount_point))
-        except NoLoopDevice:
+        except BaseException:
             self._release()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            _run("umount", str(self.mount_point))
-        except NoLoopDevice:
-            # Whoever was interrupted may still have a file open: it is gone for good when that is closed.
-            _run("umount", "--lazy", str(self.mount_point))
         self._release()
 
     def _release(self) -> None:
-        if self._device:
-            _run("losetup", "--detach", self._device)
+        """Undo what was done, however far it got."""
+        if self.mount_point.is_mount():
+            try:
+                _run("umount", str(self.mount_point))
+            except NoLoopDevice:
+                # A store that was interrupted may have files open: it goes when they are closed.
+                _run("umount", "--lazy", str(self.mount_point))
+        # Asked for by image: whoever was interrupted need not know its device.
+        found = _run(
+            "losetup", "--noheadings", "--output", "NAME", "--associated", str(self._image)
+        )
+        for device in found.split():
+            _run("losetup", "--detach", device)
         self._image.unlink()
         self.mount_point.rmdir()
 

@@ -127,6 +127,7 @@ class Sqlite(Store):
         self._connection.execute(statement, (time.time_ns() // 1_000_000, data))
 
     def append_many(self, items: Sequence[bytes]) -> object:
+        self.sync()
         now = time.time_ns() // 1_000_000
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany(
@@ -191,6 +192,7 @@ class Lmdb(_Keyed):
         return None
 
     def append_many(self, items: Sequence[bytes]) -> object:
+        self.sync()
         with self._environment.begin(write=True) as transaction:
             for pair in self._pairs(items):
                 transaction.put(*pair)

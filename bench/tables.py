@@ -31,6 +31,9 @@ def make_tables(path: Path, raw_bytes: int, *, tables: int, compressible: bool =
     each = max(raw_bytes // ENTRY_SIZE // tables // BLOCK_ENTRIES, 1) * BLOCK_ENTRIES
     with kifa.open(path, compaction_enabled=False) as log:
         store_id = log.store_id
+    # That log ended with LSN 0. Without it and the manifest the store is what its tables say.
+    for file in [path / "manifest", *(path / "wal").iterdir()]:
+        file.unlink()
     payloads = _payloads(compressible)
     for number in range(tables):
         batches = _batches(payloads, number * each + 1, each)
