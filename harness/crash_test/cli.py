@@ -97,6 +97,12 @@ _fifo = click.Path(path_type=Path, dir_okay=False, exists=True)
     help="The longest feed of a cycle.",
 )
 @click.option(
+    "--patience-seconds",
+    default=30.0,
+    type=click.FloatRange(0.1),
+    help="How long the target may take to start, or to answer a line.",
+)
+@click.option(
     "--report", "report_dir", type=_directory, help="Write report.json, JUnit XML and report.html."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

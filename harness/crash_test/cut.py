@@ -9,6 +9,7 @@ from harness.crash_test.faults import Fault
 from harness.crash_test.feed import Feed
 from harness.crash_test.plan import CyclePlan, RecoveryCut, Requests
 from harness.crash_test.power import Pending
+from harness.crash_test.processes import NotReadyError
 from harness.crash_test.results import Cut, Stage
 from harness.crash_test.stand import Stand
 from harness.crash_test.timeline import Timeline
@@ -119,7 +120,11 @@ class Cutter:
         """Cut while the store recovers; return whether that was early enough."""
         stand, power = self._stand, self._power
         power.kill_at(again.request, stand.store.path, pid=0, power=again.power)
-        became_ready = stand.start(self._following)
+        try:
+            became_ready = stand.start(self._following)
+        except NotReadyError as error:
+            became_ready = True
+            self._findings.append(Finding(Verdict.UNAVAILABLE, None, f"after the cut: {error}"))
         code = stand.end_child()
         fell = power.fell()
         power.clear()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.crash_test.plan import CyclePlan
+from harness.crash_test.processes import NotReadyError
 from harness.crash_test.senders import FileSender, StreamSender, readable
 from harness.crash_test.stand import Stand, now_ms
 from harness.crash_test.targets import UnreadableError
@@ -59,18 +60,15 @@ class Examiner:
         acked = dict(stand.store.ledger.acked)
         again: list[Entry] | None = None
         next_lsn: int | None = None
-        if stand.await_ready():
-            recovery_s = time.monotonic() - began
+        is_ready = self._await_ready()
+        recovery_s = time.monotonic() - began
+        if is_ready:
             self._timeline.note("recovered", f"{len(recovered or ())} entries at rest")
             stand.open_senders(self._following)
             next_lsn = self._probe()
             again = self._read_again()
             if next_lsn is None and again is not None:
                 next_lsn = self._lsn_of_probe(again)
-        else:
-            recovery_s = time.monotonic() - began
-            code = stand.end_child()
-            self._unavailable(f"the target ends with {code} after the cut: {stand.last_words()}")
         ledger = stand.store.ledger
         earliest = stand.store.examined_at_ms - CLOCK_SLACK_MS + clock_off_ms[0]
         latest = now_ms() + CLOCK_SLACK_MS + clock_off_ms[1]
@@ -91,6 +89,18 @@ class Examiner:
         )
         stand.store.examined_at_ms = examined_at_ms
         return Examination(observation, tuple(self._findings), recovery_s)
+
+    def _await_ready(self) -> bool:
+        stand = self._stand
+        try:
+            if stand.await_ready():
+                return True
+            code = stand.end_child()
+            self._unavailable(f"the target ends with {code} after the cut: {stand.last_words()}")
+        except NotReadyError as error:
+            stand.end_child()
+            self._unavailable(f"after the cut: {error}")
+        return False
 
     def _unavailable(self, reason: str) -> None:
         self._findings.append(Finding(Verdict.UNAVAILABLE, None, reason))

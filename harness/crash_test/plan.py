@@ -129,7 +129,7 @@ def plan_cycle(settings: Settings, number: int, requests: Requests) -> CyclePlan
         look=draw.random() < 0.3,
         look_between=draw.random() < 0.25,
         recovery_cuts=_recovery_cuts(draw, stage, requests),
-        begins_store=number == 1 or draw.random() < 1 / MAX_STORE_CYCLES,
+        begins_store=number % MAX_STORE_CYCLES == 1 or draw.random() < 1 / MAX_STORE_CYCLES,
         rotates_file=source == "file" and draw.random() < 0.3,
     )
 

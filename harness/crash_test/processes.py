@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, ClassVar, Protocol
 
 from harness.crash_test.errors import CrashTestError
 
-READY_DEADLINE_S = 30.0
 END_DEADLINE_S = 30.0
 _PR_SET_PDEATHSIG = 1
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _libc = ctypes.CDLL(None)
 
 
@@ -53,6 +53,9 @@ class Child:
     It has a process group of its own, so that Ctrl-C reaches the harness alone, which then ends it in order.
     """
 
+    living: ClassVar[set[Child]] = set()
+    """All that were started and not closed."""
+
     def __init__(
         self,
         command: Sequence[str],
@@ -76,9 +79,12 @@ class Child:
 
         def die_with_parent() -> None:
             _libc.prctl(_PR_SET_PDEATHSIG, death_signal)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             if os.getppid() != parent:
                 os._exit(1)
 
+        # A signal that ends the harness must not come between the start of a child and the note that it is there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
             self.process = subprocess.Popen(
                 command,
@@ -91,9 +97,13 @@ class Child:
             )
         except OSError as error:
             raise CrashTestError(f"{command[0]}: cannot be started: {error.strerror}") from None
-        self.pid = self.process.pid
-        self.pidfd = os.pidfd_open(self.pid)
-        """Becomes readable when the process ends."""
+        else:
+            self.pid = self.process.pid
+            self.pidfd = os.pidfd_open(self.pid)
+            """Becomes readable when the process ends."""
+            self.living.add(self)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     @property
     def has_ended(self) -> bool:
@@ -128,10 +138,15 @@ class Child:
         self.kill()
         os.close(self.pidfd)
         self.pidfd = -1
+        self.living.discard(self)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None:
                 with suppress(OSError):  # what is left in a buffer cannot be written any more
                     stream.close()
+
+
+class NotReadyError(CrashTestError):
+    """A child runs and does not get ready."""
 
 
 class ReadySocket:
@@ -143,11 +158,11 @@ class ReadySocket:
         self._socket.bind(str(path))
         self.environment = {"NOTIFY_SOCKET": str(path)}
 
-    def wait(self, child: TargetProcess, deadline_s: float = READY_DEADLINE_S) -> bool:
+    def wait(self, child: TargetProcess, deadline_s: float) -> bool:
         """Wait until ``child`` is ready, or has ended; return whether it is ready.
 
         Raises:
-            CrashTestError: neither came in time.
+            NotReadyError: neither came in time.
         """
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
@@ -160,7 +175,7 @@ class ReadySocket:
                     return True
             elif child.pidfd in ready:
                 return False
-        raise CrashTestError(f"{' '.join(child.command)}: not ready after {deadline_s:.0f} s")
+        raise NotReadyError(f"{' '.join(child.command)}: not ready after {deadline_s:.0f} s")
 
     def close(self) -> None:
         self._socket.close()

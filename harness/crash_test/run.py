@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.metadata
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -21,8 +24,10 @@ from harness.crash_test.docker.stand import DockerStand
 from harness.crash_test.errors import CrashTestError
 from harness.crash_test.plan import Requests, plan_cycle
 from harness.crash_test.power import Power
+from harness.crash_test.power.foreign import ForeignPower
 from harness.crash_test.power.lazyfs import LazyfsPower
 from harness.crash_test.power.sigkill import SigkillPower
+from harness.crash_test.processes import Child
 from harness.crash_test.results import CycleResult, RunResult, exit_code_of
 from harness.crash_test.settings import Settings
 from harness.crash_test.stand import Stand
@@ -31,6 +36,8 @@ from harness.crash_test.targets.registry import make_target
 KEPT_KERNEL = (
     "with --power sigkill the kernel may have kept what the process wrote and did not sync"
 )
+ENDING = (signal.SIGINT, signal.SIGTERM)
+MIN_FREE_BYTES = 128 << 20
 OnCycle = Callable[[CycleResult], None]
 
 
@@ -41,6 +48,9 @@ class Run:
         self._settings = settings
         self._stack = ExitStack()
         self._cycles: list[CycleResult] = []
+        self._made: tuple[Path, ...] = ()
+        self._evidence: Path | None = None
+        """Of the cycle that is under way: it tells nothing if that is interrupted."""
 
     def __enter__(self) -> Run:
         with ExitStack() as stack:
@@ -54,12 +64,16 @@ class Run:
         if settings.data_dir is None:
             self.directory = Path(tempfile.mkdtemp(prefix="kifa-crash-test-"))
         else:
-            self.directory = settings.data_dir.absolute()
+            given = settings.data_dir.absolute()
+            self._made = () if given.exists() else (given,)
+            self.directory = given / "kifa-crash-test"
             self.directory.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_sole_use(self.directory))
+        check_space(self.directory)
+        self._remove_data()  # of a run that was killed
         stack.callback(self._clean_directory)
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kct-")))
         work = self.directory / "work"
-        shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         self._stand = self._make_stand(stack, engine, work, sockets)
         stack.callback(self._stand.close)
@@ -85,18 +99,29 @@ class Run:
 
     def _clean_directory(self) -> None:
         """Remove everything but evidence."""
-        for name in ("work", "disk", "synced", "lazyfs.log"):
-            path = self.directory / name
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        for path in (self.directory / "evidence", self.directory):
-            with suppress(OSError):  # there is evidence in it, or it is the user's
+        self._remove_data()
+        for path in (self.directory / "evidence", self.directory, *self._made):
+            with suppress(OSError):  # there is evidence in it
                 path.rmdir()
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def _remove_data(self) -> None:
+        for name in ("work", "disk", "synced"):
+            # A stale mount cannot be removed; lazyfs replaces it.
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+        (self.directory / "lazyfs.log").unlink(missing_ok=True)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Whoever is impatient now would only leave mounts behind.
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+        try:
+            for child in set(Child.living) - set(self._stand.power.children):
+                child.close()
+            if self._evidence is not None and kind in (KeyboardInterrupt, SystemExit):
+                shutil.rmtree(self._evidence, ignore_errors=True)
+            self._stack.close()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def run(
         self, on_cycle: OnCycle, until: Callable[[CycleResult], bool] = lambda cycle: False
@@ -116,13 +141,16 @@ class Run:
         plan = plan_cycle(settings, 1, self._requests())
         start_s = self._begin_store(plan.number)
         for number in range(1, settings.cycles + 1):
+            check_space(self.directory)
             following = plan_cycle(settings, number + 1, self._requests())
             evidence = self.directory / "evidence" / f"cycle-{number:04d}"
             shutil.rmtree(evidence, ignore_errors=True)
+            self._evidence = evidence
             is_last = number == settings.cycles
             result = Cycle(stand, plan, following, evidence).run(
                 start_s, closes=is_last or following.begins_store
             )
+            self._evidence = None
             self._cycles.append(result)
             on_cycle(result)
             if until(result):
@@ -162,10 +190,42 @@ class Run:
         return time.monotonic() - began
 
 
+@contextlib.contextmanager
+def _sole_use(directory: Path) -> Iterator[None]:
+    """Hold the directory, so that two runs do not share it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise CrashTestError(f"{directory}: another run uses it; choose another -d") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_space(directory: Path) -> None:
+    """Check that the disk below the harness itself is not full: its failures would be taken for the target's.
+
+    Raises:
+        CrashTestError: it is, nearly.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < MIN_FREE_BYTES:
+        raise CrashTestError(
+            f"{directory}: {free} bytes free, {MIN_FREE_BYTES} needed; free some, or choose another -d"
+        )
+
+
 def make_power(settings: Settings, directory: Path, sockets: Path) -> Power:
     """Return the power that the settings name."""
     if settings.power == "sigkill":
         return SigkillPower(directory)
+    if settings.lazyfs_root is not None and settings.lazyfs_fifo is not None:
+        return ForeignPower(
+            settings.lazyfs_root, settings.lazyfs_fifo, settings.lazyfs_completed_fifo
+        )
     return LazyfsPower(directory, sockets / "lazyfs")
 
 

@@ -43,7 +43,7 @@ class Settings:
         kifa_bin: the command to test.
         lazyfs_root, lazyfs_fifo, lazyfs_completed_fifo: a mount that somebody else made, with its FIFOs.
         feed_seconds: the longest feed of a cycle.
-        patience_seconds: how long a target may answer nothing to lines.
+        patience_seconds: how long a target may take to start, and may answer nothing to lines.
         base_image: what the image of the docker runner stands on.
     """
 
@@ -78,17 +78,19 @@ class Settings:
         foreign = (self.lazyfs_root, self.lazyfs_fifo)
         if any(foreign) and not all(foreign):
             raise SettingsError("--lazyfs-root and --lazyfs-fifo go together")
+        if not self.target.startswith("kifa") and self.source != "stdin":
+            raise SettingsError(f"--target {self.target} reads stdin only")
         if self.faults in ("bitrot", MIXED) and not self.target.startswith("kifa"):
             raise SettingsError(
                 f"--faults {self.faults} needs --target kifa, whose reader names damage"
             )
         if self.runner == "docker" and (any(foreign) or self.power != "lazyfs"):
             raise SettingsError("--runner docker brings a lazyfs mount of its own")
-        if self.power == "sigkill":
+        if self.power == "sigkill" or any(foreign):
             if self.faults not in ("none", "clock"):
-                raise SettingsError(f"--faults {self.faults} needs --power lazyfs")
+                raise SettingsError(f"--faults {self.faults} needs a lazyfs mount of our own")
             if self.profile != PROFILES[0]:
-                raise SettingsError(f"--profile {self.profile} needs --power lazyfs")
+                raise SettingsError(f"--profile {self.profile} needs a lazyfs mount of our own")
 
     def command_line(self, cycles: int | None = None) -> tuple[str, ...]:
         """The command that repeats this run.
@@ -109,6 +111,7 @@ class Settings:
             "--faults": (self.faults, default.faults),
             "--base-image": (self.base_image, default.base_image),
             "--feed-seconds": (f"{self.feed_seconds:g}", f"{default.feed_seconds:g}"),
+            "--patience-seconds": (f"{self.patience_seconds:g}", f"{default.patience_seconds:g}"),
             "--kifa-bin": (self.kifa_bin, default.kifa_bin),
             "--lazyfs-root": (self.lazyfs_root, None),
             "--lazyfs-fifo": (self.lazyfs_fifo, None),

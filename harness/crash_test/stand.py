@@ -84,7 +84,11 @@ class Stand:
         self.store = Store(self.power.disk / f"store-{self._stores}")
 
     def start(self, plan: CyclePlan) -> bool:
-        """Start the target for the senders of ``plan``; return whether it got ready, or ended before."""
+        """Start the target for the senders of ``plan``; return whether it got ready, or ended before.
+
+        Raises:
+            NotReadyError: neither came in time.
+        """
         self.begin_start(plan)
         return self.await_ready()
 
@@ -121,9 +125,13 @@ class Stand:
         )
 
     def await_ready(self) -> bool:
-        """Wait until the target is ready; False if it ended before."""
+        """Wait until the target is ready; False if it ended before.
+
+        Raises:
+            NotReadyError: neither came in time.
+        """
         assert self.child is not None
-        return self._ready.wait(self.child)
+        return self._ready.wait(self.child, self.settings.patience_seconds)
 
     def open_senders(self, plan: CyclePlan) -> None:
         """Connect the senders of ``plan`` to the running target."""

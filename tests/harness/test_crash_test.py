@@ -44,6 +44,39 @@ def test_kifa_passes_and_nothing_is_left_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_a_mount_of_somebody_else_is_used_through_its_fifos(tmp_path: Path) -> None:
+    mount, root = tmp_path / "mount", tmp_path / "root"
+    commands, answers = tmp_path / "commands", tmp_path / "answers"
+    for path in (mount, root):
+        path.mkdir()
+    config = tmp_path / "lazyfs.toml"
+    config.write_text(f'[faults]\nfifo_path = "{commands}"\nfifo_path_completed = "{answers}"\n')
+    lazyfs = [sys.executable, "-m", "lazyfs"]
+    subprocess.run(
+        [*lazyfs, str(mount), "--root", str(root), "--config", str(config)], check=True, timeout=60
+    )
+    try:
+        foreign = ["--lazyfs-root", mount, "--lazyfs-fifo", commands, "--feed-seconds", "0.2"]
+        honest = [*foreign, "--lazyfs-completed-fifo", answers]
+        code, result = run(tmp_path, "--cycles", "3", "--seed", "2", *map(str, honest))
+        assert [cycle.findings for cycle in result.cycles] == [()] * 3
+        assert code == ExitCode.PASSED
+        _, result = run(tmp_path, "--cycles", "3", "--target", "plain-file", *map(str, honest))
+        assert Verdict.LOST in result.verdicts
+    finally:
+        subprocess.run([*lazyfs, "unmount", str(mount)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("power", ["sigkill", "lazyfs"])
+@pytest.mark.parametrize("faults", ["clock"])
+def test_the_clock_of_the_target_may_jump(tmp_path: Path, power: str, faults: str) -> None:
+    code, result = run(
+        tmp_path, "--cycles", "3", "--power", power, "--faults", faults, "--feed-seconds", "0.3"
+    )
+    assert [cycle.findings for cycle in result.cycles] == [()] * 3
+    assert code == ExitCode.PASSED
+
+
 @pytest.mark.parametrize("subject", self_check.SUBJECTS, ids=lambda subject: subject.what)
 def test_each_subject_gets_the_verdict_it_deserves(subject: self_check.Subject) -> None:
     base = Settings(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.crash_test.plan import Request
+from harness.crash_test.processes import Child
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class Power(Protocol):
     """Whether a cut takes what was not synced."""
     has_faults: bool
     """Whether requests can fail, be slow, or be the moment of a cut."""
+
+    @property
+    def children(self) -> Collection[Child]:
+        """Its own processes; `close` ends them."""
 
     def at_rest(self, store: Path) -> Path:
         """Return where the bytes of a store are that survived the last cut."""

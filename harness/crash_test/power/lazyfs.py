@@ -35,8 +35,9 @@ class LazyfsPower:
         """
         self.disk = directory / "disk"
         self.root = directory / "synced"
-        self.disk.mkdir(exist_ok=True)
-        self.root.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # a stale mount, which is replaced
+            self.disk.mkdir()
+        self.root.mkdir()
         self._socket: socket.socket | None = None
         self._child: Child | None = None
         try:
@@ -51,6 +52,10 @@ class LazyfsPower:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def children(self) -> tuple[Child, ...]:
+        return () if self._child is None else (self._child,)
 
     def _mount(self, directory: Path, socket_path: Path) -> bytes:
         """Start lazyfs; return the first line it says. Its errors go to lazyfs.log."""
