@@ -23,7 +23,7 @@ from harness.crash_test.stand import Stand
 from harness.crash_test.timeline import Timeline
 from harness.oracle import Entry, FlushMode, Judgement, Observation, Verdict
 
-MAX_FINDINGS = 50
+MAX_FINDINGS = 500  # each is searched for on the whole disk
 
 
 class Cycle:
@@ -53,6 +53,7 @@ class Cycle:
             closes: the store is not used after it: the target is to end in order.
         """
         stand, plan = self._stand, self._plan
+        self._timeline.note("ready", f"after {start_s:.3f} s")
         stand.power.begin_cycle(plan.profile, plan.seed)
         if plan.rotates_file and stand.store.file is not None:
             stand.store.file.rotate()
@@ -138,7 +139,9 @@ class Cycle:
             counts=counts,
             verdict=judgement.verdict,
             findings=findings,
-            timeline=tuple(self._timeline.events),
+            timeline=self._timeline.events(
+                with_confirmations=judgement.verdict is not Verdict.PASS
+            ),
             durations=durations,
             evidence=None,
             repeat=stand.settings.command_line(plan.number),

@@ -9,7 +9,6 @@ from harness import oracle
 from harness.crash_test.ledger import Ledger
 from harness.crash_test.results import Finding
 
-MAX_SEARCHED = 20
 _RANGE = re.compile(r"([0-9a-f]{16})(?:-([0-9a-f]{16}))?\.(?:sst|wal)$")
 
 
@@ -19,9 +18,9 @@ def locate(findings: tuple[oracle.Finding, ...], ledger: Ledger, disk: Path) -> 
     images: dict[Path, bytes] = {}
     if findings and disk.exists():
         images = {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
-    for number, finding in enumerate(findings):
+    for finding in findings:
         place: tuple[str, int | None] | None = None
-        if finding.lsn is not None and number < MAX_SEARCHED:
+        if finding.lsn is not None:
             place = _place(finding.lsn, ledger, images)
         file, offset = place or (None, None)
         if file is not None:

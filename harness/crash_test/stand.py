@@ -43,6 +43,8 @@ class Store:
 class Stand:
     """Owns the target's process, the senders and the store of the moment."""
 
+    held_ms = 20
+
     def __init__(
         self, settings: Settings, power: Power, target: Target, work: Path, sockets: Path
     ) -> None:
@@ -180,7 +182,9 @@ class Stand:
         return said[-1] if said else "it said nothing"
 
     def prepare_cut(self) -> None:
-        """The last lines before the kill are about to be sent."""
+        """Have the disk hold the last lines, which are about to be sent, until the kill: they are to be at stake."""
+        if self.power.has_faults:
+            self.power.command("slow", op="*sync", delay_ms=self.held_ms)
 
     def end_child(self) -> int | None:
         """Kill the target, if it is there; return its exit code."""

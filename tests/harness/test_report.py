@@ -246,7 +246,7 @@ def test_a_failure_shows_the_missing_lsns_where_they_were_and_how_to_repeat_it()
     assert "4,650\N{EN DASH}4,686 (37)" in page.text
     assert f"wal/{4630:016x}.wal" in page.text
     assert "at byte 8,192" in page.text
-    assert "never seen on disk" in page.text
+    assert "nowhere on the disk" in page.text
     assert """kifa-crash-test --seed 7 --cycles 31 --faults 'it'"'"'s'""" in page.text
     assert "/var/tmp/kifa/cycle-31" in page.text
     assert "was never sent <b>&\N{REPLACEMENT CHARACTER}</b>" in page.text

@@ -21,7 +21,6 @@ from harness.crash_test.targets import Target
 
 # In the namespace of mounts of the disk, whose first process is number 1 here.
 _ENTER = ("nsenter", "--target", "1", "--mount", "--", "sh", "-c")
-HELD_MS = 150
 SIGNALLED = 128
 _RELAY = ("python3", "-m", "harness.crash_test.docker.relay")
 
@@ -101,6 +100,8 @@ class RelayedSender(StreamSender):
 class DockerStand(Stand):
     """A stand in containers. The directories of the host that they share have the same paths there."""
 
+    held_ms = 150  # the engine takes longer to kill than the kernel
+
     def __init__(
         self, engine: Engine, settings: Settings, power: DockerPower, target: Target, work: Path, sockets: Path
     ) -> None:  # fmt: skip
@@ -160,10 +161,6 @@ class DockerStand(Stand):
     def _make_sender(self, plan: CyclePlan, source: str) -> StreamSender:
         fds = self._fifos[f"{source}.in"], self._fifos[f"{source}.out"]
         return RelayedSender(source, self._lines(plan, source), *fds)
-
-    def prepare_cut(self) -> None:
-        # The engine needs longer to kill than the target to make the last lines durable: they would never be at stake.
-        self.power.command("slow", op="*sync", delay_ms=HELD_MS)
 
     def close(self) -> None:
         super().close()

@@ -19,11 +19,11 @@ MOST_EVENTS = 1500
 _LANES = {
     "process": ("start", "ready", "kill"),
     "confirmed": ("ack",),
-    "faults": ("fault",),
-    "power": ("cut", "power-loss"),
-    "after": ("recovered", "verified"),
-    "notes": ("note",),
+    "faults": ("fault", "armed"),
+    "power": ("cut", "power-loss", "recovery-cut"),
+    "after": ("recovered", "verified", "closed"),
 }
+_OTHERS = "others"  # the lane of all other kinds
 
 
 def verdict_cells(cycles: Sequence[CycleResult]) -> Markup:
@@ -88,7 +88,7 @@ def entries_over_time(cycles: Sequence[CycleResult]) -> Markup:
     ]
     return _svg(
         lost_bottom + 34,
-        "Entries confirmed, recovered and lost, cycle by cycle",
+        "entries",
         _count_axis(highest, top, bottom),
         line([cycle.counts.recovered for cycle in points], "recovered"),
         line([cycle.counts.confirmed_in_all for cycle in points], "confirmed"),
@@ -134,7 +134,8 @@ def _ticks(highest: int) -> list[int]:
 def timeline(events: Sequence[TimelineEvent]) -> Markup:
     """The events of a cycle in lanes over its milliseconds, with a line through the cut."""
     shown = events if len(events) <= MOST_EVENTS else _around_cut(events, MOST_EVENTS)
-    lanes = [name for name, kinds in _LANES.items() if any(event.kind in kinds for event in shown)]
+    used = {_lane_of(event) for event in shown}
+    lanes = [name for name in (*_LANES, _OTHERS) if name in used]
     begin, end = shown[0].at_ms, max(shown[-1].at_ms, shown[0].at_ms + 1)
     height = 26 * len(lanes) + 34
 
@@ -153,7 +154,7 @@ def timeline(events: Sequence[TimelineEvent]) -> Markup:
     cut = cut_of(events)
     return _svg(
         height,
-        "Timeline of the cycle",
+        "timeline",
         [
             [
                 tag("text", name, x=_LEFT - 12, y=8 + 26 * lane + 15, text_anchor="end"),
@@ -162,13 +163,16 @@ def timeline(events: Sequence[TimelineEvent]) -> Markup:
             for lane, name in enumerate(lanes)
         ],
         tag("line", x1=x(cut.at_ms), x2=x(cut.at_ms), y1=4, y2=height - 22, class_="cut") if cut else None,
-        [mark(event, lane) for lane, name in enumerate(lanes) for event in shown
-         if event.kind in _LANES[name]],
+        [mark(event, lanes.index(_lane_of(event))) for event in shown],
         tag("text", f"{begin:,.0f} ms", x=_LEFT, y=height - 4),
         tag("text", f"cut at {cut.at_ms:,.0f} ms", x=min(max(x(cut.at_ms), 220), WIDTH - 220), y=height - 4,
             text_anchor="middle", class_="strong") if cut else None,
         tag("text", f"{end:,.0f} ms", x=WIDTH - _RIGHT, y=height - 4, text_anchor="end"),
     )  # fmt: skip
+
+
+def _lane_of(event: TimelineEvent) -> str:
+    return next((name for name, kinds in _LANES.items() if event.kind in kinds), _OTHERS)
 
 
 def cut_of(events: Sequence[TimelineEvent]) -> TimelineEvent | None:
@@ -187,11 +191,12 @@ def _around_cut(events: Sequence[TimelineEvent], count: int) -> Sequence[Timelin
     return events[start : start + count]
 
 
-def _svg(height: float, label: str, *children: Child) -> Markup:
+def _svg(height: float, kind: str, *children: Child) -> Markup:
     return tag(
         "svg",
         *children,
         viewBox=f"0 0 {WIDTH} {height:g}",
         role="img",
-        aria_label=label,
+        aria_label=kind,
+        class_=kind,
     )

@@ -126,7 +126,7 @@ def _lsns(found: _Range) -> str:
 
 def _place(finding: Finding) -> Markup | str:
     if finding.file is None:
-        return "never seen on disk" if finding.verdict is Verdict.LOST and finding.lsn else ""
+        return "nowhere on the disk" if finding.verdict is Verdict.LOST and finding.lsn else ""
     at = "" if finding.offset_bytes is None else f" at byte {finding.offset_bytes:,}"
     return tag("span", tag("code", finding.file), at)
 
