@@ -456,10 +456,16 @@ cdef class SegmentScanner:
             decode_entries(batch, size, self.salt)
         return batch if batch.count == extent.entries else None
 
-    def read_controls(self, Extent extent not None):
-        """Return the control records of an `Extent` as a list of (type, LSN, timestamp in ms, data)."""
+    def read_controls(self, Extent extent not None, below_lsn=None):
+        """Return the control records of an `Extent` as a list of (type, LSN, timestamp in ms, data).
+
+        With ``below_lsn``, only those of groups whose entries are below it: the rest of the extent was written again in
+        the next segment, from that LSN on.
+        """
         cdef Record record
         cdef size_t offset = 0
+        cdef uint64_t below = 2**64 - 1 if below_lsn is None else below_lsn
+        cdef Py_ssize_t in_whole_groups = 0
         controls = []
         if not extent.controls:
             return controls
@@ -467,6 +473,10 @@ cdef class SegmentScanner:
         cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(content)
         cdef size_t size = len(content)
         while offset < size and parse_record(base + offset, size - offset, self.salt, &record) == RECORD_VALID:
+            if record.flags & FLAG_GROUP_START:
+                in_whole_groups = len(controls)
+            if record.lsn >= below:
+                return controls[:in_whole_groups]
             if record.type != TYPE_ENTRY:
                 data = content[offset + RECORD_HEAD_SIZE:offset + RECORD_HEAD_SIZE + record.length]
                 controls.append((record.type, record.lsn, record.timestamp_ms, data))
@@ -495,35 +505,43 @@ cdef void decode_entries(EntryBatch batch, size_t size, uint64_t salt) noexcept 
 
 
 def frame_group(EntryBatch batch not None, list controls, uint64_t salt):
-    """Return one whole group, padded, with the entries of ``batch`` and control records (type, timestamp in ms, data).
+    """Return one whole group, padded, with the entries of ``batch`` and its control records.
 
-    This is how recovery writes the last group again, in another segment.
+    Those are (type, LSN, timestamp in ms, data), in order, and come behind the entry whose LSN they carry, or before the
+    first. This is how recovery writes the last group again, in another segment.
     """
     cdef Py_ssize_t index
     cdef size_t size = 0
     cdef size_t last = 0
-    cdef uint64_t last_lsn = batch.first_lsn + <uint64_t>batch.count - 1
+    cdef uint64_t lsn
     cdef uint8_t flags = FLAG_GROUP_START
     cdef bytes data
+    cdef Py_ssize_t behind = 0
     assert batch.count, "a group without entries needs no second copy"
     for index in range(batch.count):
         size += RECORD_OVERHEAD + batch.lengths[index]
-    size += sum(RECORD_OVERHEAD + len(item[2]) for item in controls)
+    size += sum(RECORD_OVERHEAD + len(item[3]) for item in controls)
     out = bytearray((size + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE)
     cdef uint8_t *base = <uint8_t *>PyByteArray_AS_STRING(out)
     size = 0
-    for index in range(batch.count):
-        last = size
-        size += frame_record(
-            base + size, batch.base + batch.offsets[index], batch.lengths[index], flags, TYPE_ENTRY,
-            batch.first_lsn + <uint64_t>index, batch.timestamps[index], salt,
-        )
-        flags = 0
-    for kind, timestamp_ms, data in controls:
-        last = size
-        size += frame_record(
-            base + size, <const uint8_t *><char *>data, <uint32_t>len(data), 0, kind, last_lsn, timestamp_ms, salt
-        )
+    for index in range(batch.count + 1):
+        while behind < len(controls) and (
+            index == batch.count or controls[behind][1] < batch.first_lsn + <uint64_t>index
+        ):
+            kind, lsn, timestamp_ms, data = controls[behind]
+            behind += 1
+            last = size
+            size += frame_record(
+                base + size, <const uint8_t *><char *>data, <uint32_t>len(data), flags, kind, lsn, timestamp_ms, salt
+            )
+            flags = 0
+        if index < batch.count:
+            last = size
+            size += frame_record(
+                base + size, batch.base + batch.offsets[index], batch.lengths[index], flags, TYPE_ENTRY,
+                batch.first_lsn + <uint64_t>index, batch.timestamps[index], salt,
+            )
+            flags = 0
     base[last + 4] |= FLAG_GROUP_END
     seal_header(base + last, salt)
     return out

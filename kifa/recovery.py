@@ -26,6 +26,7 @@ from kifa.errors import Damage
 from kifa.fs import NO_SPACE, list_names, remove_temporaries, sync_directory
 from kifa.identity import find_store_id
 from kifa.manifest import Manifest, read_manifest
+from kifa.memtable_writer import metadata_of, write_memtables
 from kifa.segment_pool import LiveSegment
 from kifa.segments import (
     DATA_OFFSET,
@@ -36,9 +37,9 @@ from kifa.segments import (
 )
 from kifa.sstable import ForeignTableError, Table
 from kifa.sstable_format import (
+    MAX_U64,
     TABLE_DIRECTORY,
     TableInfo,
-    TableMetadata,
     merge_metadata,
     parse_table_name,
 )
@@ -56,11 +57,11 @@ class LastGroup(NamedTuple):
     """The last group of a log that was not closed, which nothing on disk proves to be durable.
 
     Its sync may have failed, and then no later one need write it, though it can be read. So it is written once more.
-    ``controls`` are (type, timestamp in ms, data).
+    ``controls`` are (type, LSN, timestamp in ms, data).
     """
 
     entries: EntryBatch
-    controls: list[tuple[int, int, bytes]]
+    controls: list[tuple[int, int, int, bytes]]
 
 
 class Recovered:
@@ -103,15 +104,8 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
         state.damage.append(damage)
     if manifest is not None:
         state.generation = manifest.generation
-        state.sources = dict(manifest.sources)
         state.damage.extend(manifest.damage)
-    metadata = _recover_tables(store, state)
-    state.damage.extend(metadata.damage)
-    if manifest is not None and manifest.checkpoint_lsn >= state.checkpoint_lsn:
-        # It knows what these tables do, also where the metadata of one is damaged.
-        state.sources = {**metadata.sources, **manifest.sources}
-    else:
-        state.sources |= metadata.sources
+    _recover_tables(store, state, manifest)
     _recover_log(store, state, manifest, memtable_threshold_bytes)
     state.damage = _distinct(state.damage)
     return state
@@ -136,8 +130,8 @@ def _distinct(damage: list[Damage]) -> list[Damage]:
     return kept
 
 
-def _recover_tables(store: Path, state: Recovered) -> TableMetadata:
-    """Fill ``state.tables``; delete what is superseded; return the metadata of all."""
+def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) -> None:
+    """Fill ``state.tables`` and what their metadata says; delete what is superseded."""
     directory = store / TABLE_DIRECTORY
     found: list[Table] = []
     for name in list_names(directory):
@@ -165,10 +159,18 @@ def _recover_tables(store: Path, state: Recovered) -> TableMetadata:
             state.damaged_tables.add(container.name)
             state.damage.extend(container.damage)
     state.tables = [table.info for table in kept]
-    metadata = merge_metadata(table.metadata for table in kept)
+    state.damage.extend(merge_metadata(table.metadata for table in kept).damage)
+    if manifest is not None:
+        # It knows what the tables it covers do, also where the metadata of one is damaged; later ones know more.
+        covered = [table for table in kept if table.max_lsn <= manifest.checkpoint_lsn]
+        state.sources = {
+            **merge_metadata(table.metadata for table in covered).sources,
+            **manifest.sources,
+        }
+        kept = kept[len(covered) :]
+    state.sources |= merge_metadata(table.metadata for table in kept).sources
     for table in found:
         table.close()
-    return metadata
 
 
 def _contains(container: Table, table: Table) -> bool:
@@ -209,11 +211,16 @@ def _recover_log(
             # After a process crash these bytes may be in the page cache only, and we build on them.
             view.file.sync()
         _fill_holes(store, state, survey, holes)
-        for batch in _batches_above(survey, checkpoint):
-            _recover_batch(store, state, batch, memtable_threshold_bytes)
+        for view in survey.views:
+            for extent in view.extents:
+                batch = view.read(extent).within(checkpoint + 1, MAX_U64)
+                if batch.count:
+                    _recover_batch(store, state, batch, memtable_threshold_bytes)
+                _recover_controls(state, view.controls_in(extent), checkpoint)
+        if not state.memtables:
+            state.memtables.append(Memtable())
         state.torn_tail = survey.torn_tail
         state.unproven = _unproven_group(survey)
-        _recover_controls(state, survey)
         state.damage.extend(_lost_for_good(survey.damage, _ranges(state.tables)))
         state.live = [
             LiveSegment(
@@ -245,15 +252,17 @@ def _fill_holes(
     for first, last in holes:
         batches = [batch for view in survey.views for batch in view.batches(first, last)]
         if batches:
-            state.tables.append(_write_table(store, state.store_id, batches))
+            controls = [
+                (kind, lsn, data)
+                for view in survey.views
+                if view.scanner is not None
+                for kind, lsn, _, data in view.controls()
+                if first <= lsn <= last
+            ]
+            directory, metadata = store / TABLE_DIRECTORY, metadata_of(controls)
+            state.tables.append(write_table(directory, state.store_id, batches, metadata))
             log.warning("LSNs %d to %d were in no table; taken from the WAL", first, last)
     state.tables.sort(key=lambda table: table.min_lsn)
-
-
-def _batches_above(survey: LogSurvey, lsn: int) -> Iterator[EntryBatch]:
-    """Yield the entries above ``lsn`` in order."""
-    for view in survey.views:
-        yield from view.batches(lsn + 1)
 
 
 def _recover_batch(
@@ -261,7 +270,9 @@ def _recover_batch(
 ) -> None:
     """Put a batch into the memtables; memory stays bounded."""
     memtable = state.memtables[-1] if state.memtables else None
-    follows = memtable is not None and batch.first_lsn == memtable.last_lsn + 1
+    follows = memtable is not None and (
+        memtable.count == 0 or batch.first_lsn == memtable.last_lsn + 1
+    )
     full = memtable is None or not follows or memtable.size_bytes >= memtable_threshold_bytes
     room = len(state.memtables) < MAX_RECOVERED_MEMTABLES
     if full and (room or _make_room(store, state, follows)):
@@ -278,8 +289,7 @@ def _make_room(store: Path, state: Recovered, follows: bool) -> bool:
     has is bounded by what the writer let wait before.
     """
     try:
-        # Their control records are still in the WAL, which is recycled after the next flush only.
-        info = _write_table(store, state.store_id, [m.batch() for m in state.memtables])
+        info, _ = write_memtables(store / TABLE_DIRECTORY, state.store_id, state.memtables)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
@@ -293,36 +303,31 @@ def _make_room(store: Path, state: Recovered, follows: bool) -> bool:
     return True
 
 
-def _write_table(store: Path, store_id: bytes, batches: list[EntryBatch]) -> TableInfo:
-    return write_table(store / TABLE_DIRECTORY, store_id, batches, TableMetadata())
-
-
 def _unproven_group(survey: LogSurvey) -> LastGroup | None:
     view = survey.views[-1] if survey.views else None
     if view is None or view.scanner is None or view.last_group is None or survey.closed:
         return None
     if not view.last_group.entries or survey.end_may_be_lost:
         return None
-    controls = view.scanner.read_controls(view.last_group)
-    return LastGroup(
-        view.read(view.last_group), [(kind, at, data) for kind, _, at, data in controls]
-    )
+    return LastGroup(view.read(view.last_group), view.scanner.read_controls(view.last_group))
 
 
-def _recover_controls(state: Recovered, survey: LogSurvey) -> None:
-    """Give the control records of the WAL to the newest memtable, which will be flushed last."""
-    if not state.memtables:
-        state.memtables.append(Memtable())
-    newest = state.memtables[-1]
-    for view in survey.views:
-        if view.scanner is None:
+def _recover_controls(
+    state: Recovered, controls: Iterable[tuple[int, int, int, bytes]], checkpoint_lsn: int
+) -> None:
+    """Put control records into the memtable of the entries among which they stand: both come to the same table.
+
+    Those of entries that a table has came to it with them.
+    """
+    for kind, lsn, _, data in controls:
+        if kind == control.CLOSE or lsn < checkpoint_lsn:
             continue
-        for kind, lsn, _, data in view.controls():
-            if kind == control.SOURCE_CHECKPOINT:
-                key, value = control.decode_source_checkpoint(data)
-                state.sources[key] = value
-            if kind != control.CLOSE:
-                newest.add_control(kind, lsn, data)
+        if kind == control.SOURCE_CHECKPOINT:
+            key, value = control.decode_source_checkpoint(data)
+            state.sources[key] = value
+        if not state.memtables:
+            state.memtables.append(Memtable())
+        state.memtables[-1].add_control(kind, lsn, data)
 
 
 def _lost_for_good(damage: Iterable[Damage], covered: list[tuple[int, int]]) -> Iterator[Damage]:

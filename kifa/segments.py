@@ -265,12 +265,13 @@ class SegmentView:
 
     def controls(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield its control records that count: (type, LSN, timestamp in ms, data)."""
-        assert self.scanner is not None
         for extent in self.extents:
-            if extent.controls:
-                for control in self.scanner.read_controls(extent):
-                    if self.below_lsn is None or control[1] < self.below_lsn:
-                        yield control
+            yield from self.controls_in(extent)
+
+    def controls_in(self, extent: Extent) -> list[tuple[int, int, int, bytes]]:
+        """Return the control records of one of ``extents`` that count, as `controls` does."""
+        assert self.scanner is not None
+        return self.scanner.read_controls(extent, self.below_lsn) if extent.controls else []
 
 
 class LogSurvey:

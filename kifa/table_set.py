@@ -17,19 +17,20 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from kifa import compaction, control
+from kifa import compaction
 from kifa._memtable import Memtable
 from kifa._typing import Any
-from kifa.errors import Damage, DamagedError
+from kifa.errors import DamagedError
 from kifa.fs import list_names
 from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
+from kifa.memtable_writer import write_memtables
 from kifa.mending import SegmentSource, mend_table
 from kifa.recovery import Recovered
 from kifa.segment_pool import SegmentPool
 from kifa.segments import survey_log
 from kifa.sstable import ForeignTableError, Table
-from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, TableMetadata, parse_table_name
-from kifa.sstable_writer import concatenate_tables, write_table
+from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, parse_table_name
+from kifa.sstable_writer import concatenate_tables
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +73,9 @@ class TableSet:
         Raises:
             OSError: it could not be written or published.
         """
-        controls = [item for memtable in memtables for item in memtable.controls()]
-        metadata = _metadata_of(controls, self._unrecorded_damage)
-        batches = [memtable.batch() for memtable in memtables]
-        info = write_table(self._directory, self._store_id, batches, metadata)
+        info, metadata = write_memtables(
+            self._directory, self._store_id, memtables, self._unrecorded_damage
+        )
         self._sources |= metadata.sources
         self.publish(added=[info])
         self._unrecorded_damage = []
@@ -222,16 +222,3 @@ class TableSet:
 
 def _checkpoint(tables: list[TableInfo]) -> int:
     return max((table.max_lsn for table in tables), default=0)
-
-
-def _metadata_of(controls: list[tuple[int, int, bytes]], damage: list[Damage]) -> TableMetadata:
-    """Return the metadata of a table from the control records among its entries."""
-    sources: dict[str, Any] = {}
-    steps: list[tuple[int, int, int]] = []
-    for kind, lsn, data in controls:
-        if kind == control.SOURCE_CHECKPOINT:
-            key, value = control.decode_source_checkpoint(data)
-            sources[key] = value
-        elif kind == control.CLOCK_STEP:
-            steps.append((lsn, *control.decode_clock_step(data)))
-    return TableMetadata(sources, tuple(steps), len(steps), tuple(damage))

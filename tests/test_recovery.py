@@ -17,6 +17,7 @@ import pytest
 import kifa
 from kifa.fs import make_directory_durably
 from kifa.segment_pool import SegmentPool
+from kifa.stats import collect_stats
 from tests.lazyfs.conftest import Mounted, MountFactory, mount
 from tests.reading import read_all
 
@@ -193,3 +194,55 @@ def test_segments_are_recycled_in_order_also_after_an_error(
     disk.power_loss()
     assert [int(file.stem, 16) for file in sorted(directory.glob("*.wal"))] == [801, 901]
     assert len(list(directory.glob("*.spare"))) == 4
+
+
+def lines_with_position(log: kifa.Log, position: int, lines: int = 1, size: int = 100) -> None:
+    """Store lines of a file, and how far it was read, in one group."""
+    from kifa._lines import LineBuffer
+
+    buffer = LineBuffer()
+    buffer.feed((b"x" * (size - 1) + b"\n") * lines)
+    log.frame_lines(buffer, hold=True)
+    log.frame_source_checkpoint("file", position)
+    log._writer.commit()
+
+
+def test_tables_that_recovery_writes_know_how_far_the_sources_were_read(store: Path) -> None:
+    """Also those of memtables that are flushed before the newest one."""
+    script = """
+import tests.test_recovery as here
+here.lines_with_position(log, 1)
+log.flush()
+here.lines_with_position(log, 2)
+for _ in range(6):
+    log.append_many([b"x" * 100_000] * 8)
+"""
+    run(store, script + DIE)
+    dies = """
+import os, sys, kifa
+import kifa.table_set
+kifa.table_set.write_manifest = lambda *_: os._exit(9)
+kifa.open(sys.argv[1], segment_size_mib=1, memtable_flush_threshold_mib=1)
+"""
+    subprocess.run([sys.executable, "-c", dies, str(store)], timeout=60, check=False)
+    assert len(list((store / "sst").glob("*.sst"))) == 2, "recovery had to write one"
+    with kifa.open(store) as log:
+        assert log.sources == {"file": 2}
+
+
+def test_a_clock_step_in_the_group_that_is_written_again_counts_once(store: Path) -> None:
+    """It is in the old segment and in the new one, and in a table after that."""
+    script = """
+import struct
+from kifa import control
+log.append(b"before")
+log._writer.frame_control(control.CLOCK_STEP, struct.pack("<QQ", 1_000, 90_000))
+log.append(b"after the step")
+"""
+    run(store, script + DIE)
+    for _ in range(3):
+        assert collect_stats(store).clock_steps == ((1, 1_000, 90_000),)
+        run(store, DIE)
+    for script in ("log.flush()\n", "", "log.append(b'more')\nlog.flush()\n"):
+        run(store, script + DIE)
+        assert collect_stats(store).clock_step_count == 1
