@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from kifa import control
-from kifa._batch import EntryBatch
 from kifa._format import format_timestamp
 from kifa._merge import MissingRange, merge
 from kifa._typing import Any, NamedTuple
@@ -129,9 +128,10 @@ def _stats_of(snapshot: Snapshot) -> StoreStats:
             continue
         count = piece.last_lsn - piece.first_lsn + 1
         entries += count
-        if isinstance(piece, EntryBatch):
-            times += piece.time_range()
-            in_log += count if piece.first_lsn > checkpoint else 0
+        in_log += count if piece.first_lsn > checkpoint else 0
+    for view in snapshot.log.views:
+        for extent in view.extents_between(checkpoint + 1, MAX_U64, reverse=False):
+            times += [extent.min_timestamp, extent.max_timestamp]
     for table in snapshot.current_tables:
         if table.info.entries:
             times += [table.info.min_timestamp, table.info.max_timestamp]
@@ -158,8 +158,8 @@ def _stats_of(snapshot: Snapshot) -> StoreStats:
 
 
 def coverage(snapshot: Snapshot) -> Iterator[Any]:
-    """Yield pieces that cover the log: ranges that tables have, batches of the WAL, and what is missing."""
-    # An empty time range: tables answer from their index, and no block is read.
+    """Yield pieces that cover the log: ranges that files have, and what is missing."""
+    # An empty time range: all answer from what they know of their blocks, and none is read.
     return merge(snapshot.sources(), 1, snapshot.end_lsn, from_time=MAX_U64, to_time=0)
 
 
