@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find kifa bench -name '*.pyx' -o -name '*.pxd' -o -name '*.h') setup.py pyproject.toml
 
-.PHONY: build bench check demo test lint clean
+.PHONY: build bench check crash-test demo test lint clean
 
 build: $(VENV)/.built
 
@@ -20,6 +20,14 @@ demo: build
 test: build
 	ci/install-system-packages
 	$(BIN)/python -m pytest
+
+# Power cuts in both modes, on lazyfs where there is /dev/fuse; CYCLES=100 for more.
+CYCLES ?= 10
+
+crash-test: build
+	ci/install-system-packages
+	$(BIN)/kifa-crash-test --cycles $(CYCLES) --flush-mode normal
+	$(BIN)/kifa-crash-test --cycles $(CYCLES) --flush-mode cautious
 
 # BENCH=--quick shows that it works.
 BENCH ?= --long

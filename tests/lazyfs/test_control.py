@@ -256,3 +256,26 @@ def test_malformed_command_changes_nothing(message: str, part: str) -> None:
     assert control.execute({"cmd": "status"}) == before
     assert isinstance(disk.root, Directory)
     assert len(disk.journal) == 1
+
+
+def test_a_process_that_has_no_number_here_is_not_killed() -> None:
+    """One of another container asks with number 0, which to kill() is the own process group."""
+    script = """if True:
+        from lazyfs.faults import Event, Faults, Kill
+        from lazyfs.model import Disk
+        from lazyfs.profiles import get_profile
+        faults = Faults()
+        faults.add(Kill(before=False))
+        event = Event("write", "a", "", 0, Disk(get_profile("lazyfs")).root, {}, b"")
+        faults.before(event)
+        faults.after(event, None)
+        print("alive")
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        timeout=60,
+        text=True,
+        process_group=0,
+    )
+    assert ended.stdout == "alive\n", ended.stderr
