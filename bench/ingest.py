@@ -23,7 +23,11 @@ from bench.tables import make_tables
 
 PEER_GROUP = 5_000
 BARE_COPY = "C loop: read, write and fdatasync in pieces of 1 MiB, written blocks"
-SETTINGS_OF_BURST = {"MEMTABLE_FLUSH_THRESHOLD_MIB": 1024, "SEGMENT_SIZE_MIB": 1024}
+SETTINGS_OF_BURST = {
+    "MEMTABLE_FLUSH_THRESHOLD_MIB": 1024,
+    "SEGMENT_SIZE_MIB": 1024,
+    "CHANNEL_CAPACITY": 16_384,  # groups of 1 MiB
+}
 
 
 def measure(session: Session) -> None:
