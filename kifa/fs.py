@@ -161,7 +161,11 @@ def _sync_name(path: Path) -> None:
 
 
 class WriterLock:
-    """Makes its holder the one writer of a store; the kernel frees it when the process dies."""
+    """Makes its holder the one writer of a store; the kernel frees it when the process dies.
+
+    A forked child lets go of it at once: the parent still has it, and when that dies, the next writer need not wait for
+    the child.
+    """
 
     def __init__(self, path: Path) -> None:
         """Take the lock on ``path``, creating the file.
@@ -187,10 +191,25 @@ class WriterLock:
                 f"{path.parent} is in use by another writer; stop it, or read with `kifa query`",
                 file=str(path),
             ) from error
+        _held_locks.add(self)
 
     def release(self) -> None:
-        """Give the lock back."""
-        os.close(self._descriptor)
+        """Give the lock back. Idempotent."""
+        _held_locks.discard(self)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+_held_locks: set[WriterLock] = set()
+
+
+def _let_go_in_child() -> None:
+    for lock in list(_held_locks):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def require_store(directory: Path) -> None:

@@ -142,6 +142,30 @@ def test_a_second_writer_is_refused(store: Path) -> None:
         kifa.open(store)
 
 
+def test_a_forked_child_does_not_keep_the_next_writer_out(store: Path) -> None:
+    script = """
+import os, signal, sys, kifa
+log = kifa.open(sys.argv[1])
+log.append(b"parent")
+child = os.fork()
+if child == 0:
+    os.write(1, b"%d\\n" % os.getpid())
+    os.close(1)
+    os.read(0, 1)
+    os._exit(0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.wait(timeout=30)
+        os.kill(child, 0)  # it is there, and has what it inherited
+        with kifa.open(store) as log:
+            assert log.append(b"next") == 2
+
+
 def test_a_forked_child_cannot_use_the_log(store: Path) -> None:
     with kifa.open(store) as log:
         log.append(b"parent")
