@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lazyfs.content import Base, View, apply_to_base
+from lazyfs.errors import refuse
 from lazyfs.ops import DataOp, SetAttr, SetXattr, Write
 
 
@@ -191,3 +193,18 @@ def _set_xattr(xattrs: dict[str, bytes], op: SetXattr) -> None:
         xattrs.pop(op.name, None)
     else:
         xattrs[op.name] = op.value
+
+
+def check_replaceable(inode: Inode, other: Inode) -> None:
+    """Check that `inode` may take the name of `other`: of the same kind, and an empty directory.
+
+    Raises:
+        OSError: it may not.
+    """
+    if isinstance(other, Directory):
+        if not inode.is_directory:
+            raise refuse(errno.EISDIR)
+        if other.entries:
+            raise refuse(errno.ENOTEMPTY)
+    elif inode.is_directory:
+        raise refuse(errno.ENOTDIR)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from lazyfs.backing import MemoryBacking, Space
 from lazyfs.errors import refuse
-from lazyfs.inode import ROOT_INO, Attr, Directory, Inode, paths_of
+from lazyfs.inode import ROOT_INO, Attr, Directory, Inode, check_replaceable, paths_of
 from lazyfs.ops import (
     Allocate,
     DataOp,
@@ -254,7 +254,7 @@ class Disk:
                 raise refuse(errno.EEXIST)
             if other is inode:
                 return
-            self._check_replaceable(inode, other)
+            check_replaceable(inode, other)
         slots = (Slot(parent, name, None), Slot(new_parent, new_name, inode))
         self._names(NameOp("rename", slots, inode.is_directory))
 
@@ -275,16 +275,6 @@ class Disk:
         )
         moves_directory = source.inode.is_directory or other.is_directory
         self._names(NameOp("exchange", slots, moves_directory))
-
-    @staticmethod
-    def _check_replaceable(inode: Inode, other: Inode) -> None:
-        if isinstance(other, Directory):
-            if not inode.is_directory:
-                raise refuse(errno.EISDIR)
-            if other.entries:
-                raise refuse(errno.ENOTEMPTY)
-        elif inode.is_directory:
-            raise refuse(errno.ENOTDIR)
 
     def _check_new_name(self, parent: Directory, name: bytes) -> None:
         if len(name) > NAME_MAX:

@@ -95,10 +95,14 @@ def start(path: Path, root: Path, *arguments: str) -> Mounted:
     timer.start()
     line = process.stdout.readline()
     timer.cancel()
+    mounted = Mounted(path, root, socket, process)
     if not line.startswith("mounted"):
+        process.kill()
         process.wait(READY_S)
-        raise RuntimeError(line + process.stdout.read())
-    return Mounted(path, root, socket, process)
+        said = line + process.stdout.read()
+        mounted.clean_up()
+        raise RuntimeError(said)
+    return mounted
 
 
 MountFactory = Callable[..., Mounted]
@@ -110,12 +114,11 @@ def mount(tmp_path: Path) -> Iterator[MountFactory]:
     missing = mounting.missing_requirement()
     if missing is not None:
         pytest.skip(missing)
-    made: list[Mounted] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(*arguments: str, name: str = "disk") -> Mounted:
-        made.append(start(tmp_path / name, tmp_path / f"{name}.root", *arguments))
-        return made[-1]
+        def make(*arguments: str, name: str = "disk") -> Mounted:
+            mounted = start(tmp_path / name, tmp_path / f"{name}.root", *arguments)
+            stack.callback(mounted.clean_up)
+            return mounted
 
-    yield make
-    for mounted in made:
-        mounted.clean_up()
+        yield make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,3 +175,52 @@ def test_missing_configuration(lazyfs: Lazyfs, tmp_path: Path) -> None:
     assert "No such file" in refused(
         lazyfs(tmp_path / "m", "--root", tmp_path, "--config", tmp_path / "none.toml")
     )
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(mounting, "DEVICE", tmp_path / "fuse")
+        assert "fuse does not exist: load the fuse module" in str(mounting.missing_requirement())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 1000)
+        patch.setattr(shutil, "which", lambda name: None)
+        assert "install the package fuse3" in str(mounting.missing_requirement())
+    with monkeypatch.context() as patch:
+        patch.setattr(mounting, "DEVICE", tmp_path)
+        assert "cannot be opened: Is a directory" in str(mounting.missing_requirement())
+
+
+FAILING = """
+import os
+import pytest
+from tests.lazyfs.conftest import MountFactory, mount
+
+
+def test_fails(mount: MountFactory) -> None:
+    first, second = mount(name="first"), mount(name="second")
+    os.open(first.path / "open", os.O_CREAT)
+    second.kill()  # a stale mount
+    with pytest.raises(RuntimeError, match="a stale mount"):
+        mount(name="second")
+    print(f"pids {first.process.pid} {second.process.pid} end")
+    raise AssertionError("on purpose")
+"""
+
+
+def test_a_failing_test_leaves_no_mount_and_no_process(tmp_path: Path) -> None:
+    test = tmp_path / "test_failing.py"
+    test.write_text(FAILING)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}",
+         f"--rootdir={tmp_path}", "--capture=no", "-q", str(test)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "on purpose" in ended.stdout
+    assert not [entry for entry in mounting.mounts() if str(tmp_path) in entry.mount_point]
+    pids = ended.stdout.split("pids ")[1].split(" end")[0].split()
+    assert not any(is_running(int(pid)) for pid in pids)
