@@ -24,6 +24,7 @@ from kifa.sources.octets import OctetStream
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+ACCEPTED_PER_ROUND = 64
 CHUNK_SIZE_BYTES = 64 * 1024
 # What the store, the listeners and a few followed files need.
 RESERVED_DESCRIPTORS = 64
@@ -125,6 +126,7 @@ class StreamListener:
         self._connections = all_connections
         self._listener = listener
         self._is_stopped = False
+        self._is_full = False
         self._idle_timer: Timer | None = None
         # Given up to accept, and close, a sender when no descriptor is left; -1 where there is none for it either.
         self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -133,24 +135,35 @@ class StreamListener:
         log.info("listening on %s", listener.getsockname())
 
     def _on_sender(self, _events: int) -> None:
-        try:
-            peer, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_away_one()
-            return
+        for _ in range(ACCEPTED_PER_ROUND):
+            try:
+                peer, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._turn_away_one()
+                return
+            self._welcome(peer)
+
+    def _welcome(self, peer: socket.socket) -> None:
         if len(self._connections) >= self.limits.max_connections:
-            log.warning("%s: more than %d connections", self.name, self.limits.max_connections)
+            self._note_full(f"more than {self.limits.max_connections} connections")
             with contextlib.suppress(OSError):
                 peer.send(b"ERR too many connections\n")
             peer.close()
             return
+        self._is_full = False
         self._connections.add(Connection(self, peer))
         if self.limits.idle_timeout_seconds and self._idle_timer is None:
             self._close_idle()
 
+    def _note_full(self, what: str) -> None:
+        # Once, and not for each of the thousands that may come.
+        if not self._is_full:
+            log.warning("%s: %s", self.name, what)
+        self._is_full = True
+
     def _turn_away_one(self) -> None:
-        log.error("%s: no descriptor left for another connection", self.name)
+        self._note_full("no descriptor left for another connection")
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1
@@ -285,7 +298,7 @@ class Connection:
             return
         except OSError as error:
             # What came before the reset is whole lines, or a half one that the sender knows it did not end.
-            log.info("%s: a sender broke off: %s", self.owner.name, error.strerror)
+            log.debug("%s: a sender broke off: %s", self.owner.name, error.strerror)
             self._end()
             return
         self._last_read = time.monotonic()
@@ -360,7 +373,7 @@ class Connection:
         left = self._last_read + limit_seconds - time.monotonic()
         if left > 0 or self._blocked or self._ended:
             return left if left > 0 else limit_seconds
-        log.info("%s: a sender was silent for %d s", self.owner.name, limit_seconds)
+        log.debug("%s: a sender was silent for %d s", self.owner.name, limit_seconds)
         self._end()
         return limit_seconds
 
@@ -369,7 +382,7 @@ class Connection:
         if self._closed:
             return
         if reason:
-            log.info("%s: connection closed: %s", self.owner.name, reason)
+            log.debug("%s: connection closed: %s", self.owner.name, reason)
         self._closed = True
         if self._stall is not None:
             self._stall.cancel()
