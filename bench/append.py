@@ -25,7 +25,7 @@ def measure(session: Session) -> None:
     with session.scratch("append") as directory, FloorFile(str(directory / "floor")) as floor:
         for mode in _first(options.mode, options.modes):
             with open_stores(session, directory / mode, mode) as stores:
-                _warm_up(stores[KIFA], options.scaled(WARM_UP_BYTES, 48 << 20))
+                warm_up(stores[KIFA], options.scaled(WARM_UP_BYTES, 48 << 20))
                 sizes = options.sizes if mode == options.mode else (options.entry_size,)
                 for size in sizes:
                     _singles(session, floor, stores, mode, size)
@@ -40,7 +40,8 @@ def _first(chosen: str, names: Sequence[str]) -> Iterator[str]:
     yield from (name for name in names if name != chosen)
 
 
-def _warm_up(store: Store, size_bytes: int) -> None:
+def warm_up(store: Store, size_bytes: int) -> None:
+    """Let a store live for a while: the segments of its log are then used again, and their blocks were written."""
     data = [bytes(1000)] * 500
     for _ in range(size_bytes // 500_000):
         store.append_many(data)

@@ -59,15 +59,15 @@ class Names(click.ParamType[Any]):
 
     name = "list"
 
-    def __init__(self, known: tuple[str, ...], word: str) -> None:
-        self._known, self._word = known, word
+    def __init__(self, known: tuple[str, ...], word: str, *, may_be_empty: bool = False) -> None:
+        self._known, self._word, self._may_be_empty = known, word, may_be_empty
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
-        if value == "":
+        if value == "" and self._may_be_empty:
             return ()
         names = _split(value, self, param, ctx)
         for name in names:
@@ -118,7 +118,7 @@ _OPTIONS = (
     ),
     click.option(
         "--peers",
-        type=Names(tuple(PEERS), "peer"),
+        type=Names(tuple(PEERS), "peer", may_be_empty=True),
         help=f"Peers: {','.join(PEERS)}; '' for none. Default: those installed.",
     ),
     click.option(

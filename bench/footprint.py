@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from bench._floor import FloorFile
-from bench.append import in_threads
+from bench.append import WARM_UP_BYTES, in_threads, warm_up
 from bench.installation import installation
 from bench.lines import different_lines, write_lines
 from bench.loop_device import LoopDevice, NoLoopDevice
-from bench.peers import PEERS, KifaStore, Store
+from bench.peers import PEERS, KifaStore
 from bench.process import Daemon, feeding, run
 from bench.results import FLOOR, KIFA, Measurement
 from bench.session import Session, mark_peers, size_on_disk
@@ -74,21 +74,15 @@ def _device_rounds(
         for name in (KIFA, *session.options.peers):
             path = directory / name
             store = KifaStore(path) if name == KIFA else PEERS[name](path)
-            _age(store)
+            warm_up(store, WARM_UP_BYTES if isinstance(store, KifaStore) else 5_000_000)
+            if isinstance(store, KifaStore):
+                store.log.flush()
             entries = count if name == KIFA else count // 8
             before = written()
             in_threads(store, senders, b"x" * 200, entries // senders)
             store.close()
             one.add(name, (written() - before) / entries)
             subprocess.run(["rm", "-rf", str(path)], check=True)
-
-
-def _age(store: Store) -> None:
-    """Let a store live for a while: the segments of a log are then used again, and their blocks were written."""
-    for _ in range(16 if isinstance(store, KifaStore) else 1):
-        store.append_many([b"x" * 1_000] * 5_000)
-    if isinstance(store, KifaStore):
-        store.log.flush()
 
 
 def _life(session: Session) -> None:

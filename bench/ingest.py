@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import daemon
 from bench._floor import FloorFile
-from bench.append import append_timed, floor_timed
+from bench.append import append_timed, floor_timed, warm_up
 from bench.installation import installation
 from bench.lines import different_lines, write_lines
 from bench.peers import PEERS, KifaStore
@@ -23,6 +23,7 @@ from bench.tables import make_tables
 
 PEER_GROUP = 5_000
 BARE_COPY = "C loop: read, write and fdatasync in pieces of 1 MiB, written blocks"
+LINES_BEFORE = 400_000
 SETTINGS_OF_BURST = {
     "MEMTABLE_FLUSH_THRESHOLD_MIB": 1024,
     "SEGMENT_SIZE_MIB": 1024,
@@ -175,8 +176,21 @@ def _lone_line(session: Session) -> None:
         floor="C loop: one block, O_DIRECT and fdatasync",
     )
     count, line = session.options.scaled(500, 100), b"x" * 200 + b"\n"
+    with session.scratch("lone") as directory:
+        # So that the segments of its log are used again, as on any day but the first.
+        write_lines(directory / "lines", LINES_BEFORE, 200)
+        with (directory / "lines").open("rb") as content:
+            run(
+                [*installation().kifa, "daemon", "--stdin", "-d", str(directory / "store")],
+                stdin=content,
+            )
+        _lone_rounds(session, one, directory, count, line)
+
+
+def _lone_rounds(
+    session: Session, one: Measurement, directory: Path, count: int, line: bytes
+) -> None:
     with (
-        session.scratch("lone") as directory,
         FloorFile(str(directory / "floor")) as floor,
         Daemon(directory / "store", "--stdin", "--ack") as daemon,
     ):
@@ -218,12 +232,15 @@ def _compaction_stall(session: Session) -> None:
                 turn = floor_timed(floor, 200, session.options.scaled(2_000, 200))
                 one.add_latencies(FLOOR, turn.latencies)
                 one.add(FLOOR, turn.entries / turn.seconds)
-            _append_beside(directory, one, session)
+            _append_beside(directory, one)
 
 
-def _append_beside(directory: Path, one: Measurement, session: Session) -> None:
+def _append_beside(directory: Path, one: Measurement) -> None:
     store = KifaStore(directory / KIFA, compaction_enabled=False)
+    warm_up(store, 48 << 20)
+    store.log.flush()
     failures: list[BaseException] = []
+    turns: list[Turn] = []
 
     def compact() -> None:
         try:
@@ -234,10 +251,8 @@ def _append_beside(directory: Path, one: Measurement, session: Session) -> None:
     try:
         before = len(list((directory / KIFA / "sst").iterdir()))
         worker = threading.Thread(target=compact)
-        turns = [append_timed(store, b"x" * 200, 10)]
         started = time.perf_counter()
         worker.start()
-        turns.clear()
         while worker.is_alive():
             turns.append(append_timed(store, b"x" * 200, 50))
         one.parameters.setdefault("compaction_seconds", []).append(time.perf_counter() - started)

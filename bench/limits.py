@@ -134,7 +134,12 @@ LIMITS: tuple[Limit, ...] = (
     ),
     _limit("a burst through a pipe", "ingest/burst", _value(), ">=", 6e6, "lines/s"),
     _limit(
-        "a lone line, write to ack, p50", "ingest/lone-line", _excess_us, "<=", 40.0, "us + floor"
+        "a lone line, write to ack, p50",
+        "ingest/lone-line",
+        _excess_us,
+        "<=",
+        40.0,
+        "us above the floor",
     ),
     _limit("reopening after a kill", "recover/kill", _value(), "<=", 45.0, "ms"),
     _limit(

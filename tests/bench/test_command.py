@@ -74,6 +74,7 @@ def test_area(area: str, tmp_path: Path) -> None:
         (["append", "--size", "1,2,3,4,5,6,7,8,9"], "at most 8"),
         (["append", "--group", "five"], "no list of whole numbers"),
         (["append", "--mode", "reckless"], "no flush mode"),
+        (["append", "--mode", ""], "no flush mode"),
         (["append", "--clients", "100000"], "1 to 512"),
         (["append", "--rounds", "0"], "--rounds"),
         (["append", "--dir", "/nowhere"], "/nowhere"),
