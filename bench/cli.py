@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import platform
 import shutil
 import signal
 import sys
@@ -223,6 +224,10 @@ def check(run_file: Path | None, against: Path, bound: float, update: bool) -> i
         if update:
             against.write_text(json.dumps(instructions.to_json(counts), indent=1) + "\n")
             return ExitCode.OK
+        if stored.get("python") != platform.python_version():
+            click.echo(
+                f"stored counts are of Python {stored.get('python')}, not of this one", err=True
+            )
         found = check.compare_counts(instructions.from_json(stored), counts, bound / 100)
     else:
         before = load_run(against)

@@ -9,6 +9,7 @@ from bench.results import FLOOR, KIFA, Measurement, Run
 
 # Programs that ran in the minute before the first measurement, on average.
 BUSY_LOAD = 0.5
+IN_MEMORY = ("tmpfs", "ramfs")
 VERDICTS = {True: "met", False: "missed", None: "not measured"}
 
 
@@ -113,6 +114,10 @@ def notes(run: Run) -> list[str]:
     found = []
     reasons = {name: why for one in run.measurements for name, why in one.not_equal.items()}
     found += [f"* {name} is not equally durable: {why}" for name, why in reasons.items()]
+    if run.header["file_system"] in IN_MEMORY:
+        found.append(
+            "! warning: this file system is in memory: give a directory on a disk with --dir"
+        )
     if run.header["load_before"] > BUSY_LOAD:
         load = run.header["load_before"]
         found.append(f"! warning: the machine was busy before the run began: load {load:.1f}")

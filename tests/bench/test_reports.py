@@ -130,6 +130,14 @@ def test_reasons_of_the_project_are_of_limits_there_are() -> None:
     assert read_reasons(root / "docs" / "PERFORMANCE.reasons.toml").keys() <= names
 
 
+def test_what_makes_figures_worthless_is_said(run: Run) -> None:
+    assert "in memory" not in report(run)
+    run.header |= {"file_system": "tmpfs", "load_before": 3.0}
+    for content in (report(run), page(run), performance(run, {})):
+        assert "in memory" in content
+        assert "load 3.0" in content
+
+
 def test_the_table_warns_where_rounds_disagree(run: Run) -> None:
     content = report(run)
     assert "warning" in content
