@@ -93,6 +93,7 @@ class Cutter:
         for again in plan.recovery_cuts:
             if self._cut_recovery(again):
                 stage, fell = Stage.RECOVER, True
+                at_stake += 1  # the request of the recovery that was cut
             is_power = again.power
         cut = Cut(
             self._planned(), stage, plan.power and power.loses_power, fell or feed.moment_came

@@ -69,7 +69,7 @@ class Engine:
         before = self._image_id(tag)
         try:
             self._client.images.build(
-                path=str(_SOURCES), dockerfile=DOCKERFILE, tag=tag, target=stage, rm=True,
+                path=str(_SOURCES), dockerfile=DOCKERFILE, tag=tag, target=stage, rm=True, forcerm=True,
                 # Packages come through the network of the host; the containers of the test have none.
                 network_mode="host", buildargs={"BASE_IMAGE": base},
             )  # fmt: skip
