@@ -100,7 +100,7 @@ class RelayedSender(StreamSender):
 class DockerStand(Stand):
     """A stand in containers. The directories of the host that they share have the same paths there."""
 
-    held_ms = 1_000  # the engine takes longer to kill than the kernel, on a busy machine much longer
+    held_ms = 1_000  # the engine takes longer to kill than the kernel does
 
     def __init__(
         self, engine: Engine, settings: Settings, power: DockerPower, target: Target, work: Path, sockets: Path
