@@ -152,14 +152,21 @@ def test_an_answer_that_is_none(send: Send, answer: bytes) -> None:
         send(address, [b"a", b"b"])
 
 
-@both
-def test_silence_ends(send: Send, tmp_path: Path) -> None:
-    with (
-        listening(tmp_path, "--tcp", "127.0.0.1:0") as (_, (port,)),
-        pytest.raises(kifa.ConnectionLostError, match="--ack") as caught,
-    ):
-        send(f"127.0.0.1:{port}", [b"a", b"b"], timeout_seconds=0.2)
-    assert caught.value.unknown == 2
+def test_silence_ends(tmp_path: Path) -> None:
+    async def run(address: str) -> None:
+        async with await kifa.connect_async(address) as client:
+            client._protocol._timeout_seconds = 0.2
+            await client.send_many([b"a", b"b"])
+
+    with listening(tmp_path, "--tcp", "127.0.0.1:0") as (_, (port,)):
+        with kifa.connect(f"127.0.0.1:{port}") as client:
+            client._timeout_seconds = 0.2  # connecting has all the time it needs
+            with pytest.raises(kifa.ConnectionLostError, match="--ack") as caught:
+                client.send_many([b"a", b"b"])
+        assert caught.value.unknown == 2
+        with pytest.raises(kifa.ConnectionLostError, match="--ack") as caught:
+            asyncio.run(run(f"127.0.0.1:{port}"))
+        assert caught.value.unknown == 2
 
 
 @both

@@ -79,7 +79,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(STEPS, st.integers(0, 30))
 def test_each_entry_comes_once_whatever_the_store_does(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], from_lsn: int
@@ -345,10 +345,8 @@ def test_the_last_ten_and_every_format(store: Path) -> None:
             shown = finish(process, 0)[0]
         command = [sys.executable, "-m", "kifa", "query", "-d", str(store), "--format", name]
         assert subprocess.check_output([*command, "--from-lsn", "5"]) == shown
-        assert (
-            subprocess.check_output([*command, "-n", "3"]).splitlines()[-3:]
-            == shown.splitlines()[-3:]
-        )
+    lines = subprocess.check_output([*command, "-n", "3"]).splitlines()
+    assert lines == shown.splitlines()[-3:]
 
 
 def test_it_leaves_when_nobody_reads_or_the_store_is_gone(store: Path) -> None:
@@ -372,7 +370,7 @@ def test_it_leaves_when_nobody_reads_or_the_store_is_gone(store: Path) -> None:
 
 def test_it_sleeps_and_stays_small(store: Path) -> None:
     with kifa.open(store) as log:
-        log.append_many([b"x" * 1000] * 20_000)
+        log.append_many([b"x" * 1000] * 4_000)
         log.append(b"last")
     with following(store, "--from-lsn", 1) as process:
         read_until(process.stdout, b"last\n")
