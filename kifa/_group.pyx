@@ -464,6 +464,7 @@ cdef class GroupCommit:
 
     def request_commit(self):
         """Have the committer make durable what is framed so far; do not wait."""
+        self.check_fork()
         with nogil:
             pthread_mutex_lock(&self.mutex)
             self.requested_serial = self.last_framed_serial()
@@ -521,6 +522,7 @@ cdef class GroupCommit:
 
     def set_normal(self, bint normal):
         """Change to or from the sync policy of normal mode."""
+        self.check_fork()
         pthread_mutex_lock(&self.mutex)
         self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
         self.oldest_pending = monotonic()

@@ -277,20 +277,23 @@ cdef class SegmentScanner:
             if self.run.end - self.run.start >= EXTENT_TARGET_SIZE:
                 return WALK_MORE
 
-    def survey(self):
+    def survey(self, bint thorough=False):
         """Walk the whole segment and return its `Survey`.
+
+        With ``thorough``, what is left of a last group whose first record is lost is looked for, byte by byte. It does
+        not count; a reader need not know of it.
 
         Raises:
             OSError: the file cannot be read.
         """
         self.have_window()
         try:
-            return self.walk()
+            return self.walk(thorough)
         finally:  # a reader may have many segments open
             free(self.window)
             self.window = NULL
 
-    cdef Survey walk(self):
+    cdef Survey walk(self, bint thorough):
         cdef WalkState state
         cdef Survey found = Survey.__new__(Survey)
         self.position = SEGMENT_DATA_OFFSET
@@ -310,7 +313,7 @@ cdef class SegmentScanner:
                 break
             if state == WALK_STOPPED:
                 # A group may fill the segment to its last byte.
-                group = self.walk_broken() if self.position < self.size else None
+                group = self.walk_broken(thorough) if self.position < self.size else None
                 if group is None:
                     break
                 found.broken.append(group)
@@ -359,7 +362,7 @@ cdef class SegmentScanner:
                 extents.append(extent_of(&self.run))
         return extents
 
-    cdef BrokenGroup walk_broken(self):
+    cdef BrokenGroup walk_broken(self, bint thorough):
         # The group at `position`, which is not complete, or None where there is nothing at all.
         cdef Record record
         cdef RecordState state
@@ -390,10 +393,14 @@ cdef class SegmentScanner:
             elif state == RECORD_DAMAGED and offset + RECORD_OVERHEAD + record.length <= limit:
                 area_end = offset + RECORD_OVERHEAD + record.length
             else:
-                if following == 0 and offset == group.start:
+                if following == 0 and offset == group.start and not thorough:
                     return None
                 record.flags = 0
-                area_end = self.find(offset + 1, limit, 1, 0) or limit
+                area_end = self.find(offset + 1, limit, 1, 0)
+                if area_end == 0:
+                    if following == 0 and offset == group.start:
+                        return None
+                    area_end = limit
             if area_end:
                 if run.entries or run.controls:
                     group.extents.append(extent_of(&run))

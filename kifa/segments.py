@@ -321,6 +321,7 @@ def survey_log(
     store_id: bytes | None = None,
     known_sizes: Mapping[str, int] | None = None,
     lazily: bool = False,
+    thorough: bool = False,
 ) -> LogSurvey:
     """Read and judge the WAL of ``store``.
 
@@ -332,6 +333,7 @@ def survey_log(
             whose header is lost with its end.
         lazily: judge only the newest segment; each of the others when it is read, and then its damage is known. The
             writer had left it before the next one had its name, so nothing in it depends on what follows.
+        thorough: look for a torn tail also where its first record is lost.
 
     Raises:
         FileNotFoundError, SegmentChanged: a segment was recycled meanwhile; call again.
@@ -349,7 +351,7 @@ def survey_log(
                 continue
             if known_sizes is not None:
                 view.file.known_size_bytes = known_sizes.get(view.file.name, 0)
-            judge = partial(_judge_segment, log, view, following, store_id)
+            judge = partial(_judge_segment, log, view, following, store_id, thorough)
             if lazily and following is not None:
                 view.judge_later = judge
                 continue
@@ -364,7 +366,11 @@ def survey_log(
 
 
 def _judge_segment(
-    log: LogSurvey, view: SegmentView, following: SegmentFile | None, store_id: bytes | None
+    log: LogSurvey,
+    view: SegmentView,
+    following: SegmentFile | None,
+    store_id: bytes | None,
+    thorough: bool,
 ) -> None:
     file = view.file
     for offset in file.damaged_copies:
@@ -378,7 +384,7 @@ def _judge_segment(
         _lose_all(log, view, following, "corruption", "the segment belongs to another store")
         return
     view.scanner = file.scanner()
-    survey = view.scanner.survey()
+    survey = view.scanner.survey(thorough)
     if not file.unchanged():
         raise SegmentChanged(file.name)
     if following is None:
@@ -425,8 +431,9 @@ def _take_what_counts(log: LogSurvey, view: SegmentView, survey: Survey) -> None
     extents = list(survey.extents)
     for group in survey.broken:
         if group.is_last and view.below_lsn is None and not _was_durable(group):
-            first = next((e.first_lsn for e in group.extents if e.entries), None)
-            last = next((e.last_lsn for e in reversed(group.extents) if e.entries), first)
+            before = max((e.last_lsn for e in extents), default=view.file.first_lsn - 1)
+            last = next((e.last_lsn for e in reversed(group.extents) if e.entries), None)
+            first = None if last is None else before + 1
             log.torn_tail = Damage(
                 "torn tail",
                 view.file.name,

@@ -126,6 +126,7 @@ class Snapshot:
                 store_id=self.store_id,
                 known_sizes=sizes,
                 lazily=lazily,
+                thorough=whole_log,
             )
             while self._open_tables():
                 pass

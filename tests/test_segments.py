@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import kifa
 from kifa._record import SegmentScanner
 from kifa.segments import LogSurvey, SegmentHeader, list_segments, survey_log
+from kifa.verify import verify_store
 from tests.conftest import run_python
 
 ENTRIES = {
@@ -220,6 +221,19 @@ def test_a_torn_sector_is_a_torn_tail_however_many_records_it_held(store: Path) 
             assert log.torn_tail is not None, f"sector at {sector}"
             assert not log.damage
             assert log.end_lsn == 1
+
+
+def test_a_torn_tail_is_reported_also_without_its_first_record(store: Path) -> None:
+    """So that a last group that was confirmed, and rotted later, is at least mentioned."""
+    path, start = batch_of_300(store)
+    content = path.read_bytes()
+    for lost in (512, 4096, 40_000):
+        path.write_bytes(content[:start] + bytes(lost) + content[start + lost :])
+        report = verify_store(store)
+        assert report.torn_tail is not None
+        assert (report.torn_tail.first_lsn, report.torn_tail.last_lsn) == (2, 301)
+        assert report.intact
+        assert report.entries == 1
 
 
 def test_damage_beside_valid_bytes_of_its_sector_is_no_torn_tail(store: Path) -> None:
