@@ -144,7 +144,7 @@ def cli(context: click.Context, /, **options: Any) -> int:
     "--write-docs",
     "docs",
     type=_existing_directory,
-    help="Write the table into docs/TESTING.md below this directory.",
+    help="Write the table into docs/TESTING.md below this directory, and a comparison into README.md.",
 )
 def self_check_command(seed: int, kifa_bin: str | None, docs: Path | None) -> int:
     """Prove that the test can fail: each broken subject gets its verdict, and honest ones pass."""
@@ -161,9 +161,12 @@ def self_check_command(seed: int, kifa_bin: str | None, docs: Path | None) -> in
 
     is_right = self_check.check(base, self_check.SUBJECTS, told)
     if docs is not None:
-        self_check.write_between(
-            docs / "docs" / "TESTING.md", "self-check", self_check.table(outcomes)
+        table = self_check.table(outcomes)
+        self_check.write_between(docs / "docs" / "TESTING.md", "self-check", table)
+        comparison = self_check.compare(
+            base, lambda target, profile, run: click.echo(f"{target} {profile}: {run.verdicts}")
         )
+        self_check.write_between(docs / "README.md", "comparison", comparison)
     return int(ExitCode.PASSED if is_right else ExitCode.FAILED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -9,11 +10,14 @@ from harness.crash_test.faults import Fault
 from harness.crash_test.feed import Feed
 from harness.crash_test.plan import CyclePlan, RecoveryCut, Requests
 from harness.crash_test.power import Pending
-from harness.crash_test.processes import NotReadyError
+from harness.crash_test.processes import NotReadyError, TargetProcess
 from harness.crash_test.results import Cut, Stage
 from harness.crash_test.stand import Stand
 from harness.crash_test.timeline import Timeline
 from harness.oracle import Finding, Verdict
+
+# A target on a quiet machine beside a busy harness may answer a burst before it is stopped.
+MAX_BURSTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Cutter:
         assert stand.child is not None
         if not stand.child.has_ended:
             stand.prepare_cut()
-            feed.burst()
+            self._stop_amid_lines(feed, stand.child)
         code = stand.end_child()
         fell = self._is_armed and power.fell()
         feed.end()
@@ -99,6 +103,16 @@ class Cutter:
             self._planned(), stage, plan.power and power.loses_power, fell or feed.moment_came
         )
         return CutReport(cut, at_stake, is_power and power.loses_power, tuple(self._findings))
+
+    def _stop_amid_lines(self, feed: Feed, child: TargetProcess) -> None:
+        """Let the target stand still at a moment when it has not answered everything: so that something is at stake."""
+        for _ in range(MAX_BURSTS):
+            feed.burst()
+            child.stop()
+            feed.hear()
+            if child.has_ended or any(sender.unanswered for sender in self._stand.senders):
+                return
+            child.send_signal(signal.SIGCONT)
 
     def _planned(self) -> str:
         text = str(self._plan.moment)

@@ -76,10 +76,15 @@ class Feed:
             if not sender.is_congested:
                 sender.send(BURST_LINES // len(self._senders))
 
-    def end(self) -> None:
-        """The target is dead: take the answers that it gave before."""
+    def hear(self) -> None:
+        """Take the answers that the target has given."""
         for sender in self._streams:
             self._receive(sender)
+
+    def end(self) -> None:
+        """The target is dead: take the answers that it gave before."""
+        self.hear()
+        for sender in self._streams:
             sender.drop_unwritten()
 
     def end_look(self) -> None:

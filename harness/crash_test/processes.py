@@ -37,6 +37,9 @@ class TargetProcess(Protocol):
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens if it has ended."""
 
+    def stop(self) -> None:
+        """Let it stand still, wherever it is."""
+
     def wait(self) -> int:
         """Wait for its end and return its exit code, negative for a signal."""
 
@@ -112,6 +115,11 @@ class Child:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens if it has ended."""
         self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """Let it stand still, wherever it is; return when it does, or has ended."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def wait(self, deadline_s: float = END_DEADLINE_S) -> int:
         """Wait for its end and return its exit code, negative for a signal.

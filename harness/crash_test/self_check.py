@@ -66,6 +66,19 @@ SUBJECTS = (
 )
 
 
+COMPARED_CYCLES = 20
+COMPARED_TARGETS = (
+    ("Kifa, cautious", "kifa"),
+    ("SQLite, WAL, `synchronous=FULL`", "sqlite"),
+    ("plain file, each batch synced", "plain-file-fsync"),
+    ("plain file", "plain-file"),
+)
+COMPARED_PROFILES = (
+    ("what was not synced is lost", "posix-strict"),
+    ("what was not synced is lost, torn or reordered", "random"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What the test said about a subject."""
@@ -95,14 +108,55 @@ def check(base: Settings, subjects: Iterable[Subject], told: Callable[[Outcome],
     """
     all_right = True
     for subject in subjects:
-        with tempfile.TemporaryDirectory(prefix="kifa-self-check-") as directory:
-            settings = replace(subject.settings(base), data_dir=Path(directory) / "data")
-            with Run(settings) as run:
-                result = run.run(lambda cycle: None, until=_enough(subject))
+        result = _run(subject.settings(base), _enough(subject))
         outcome = Outcome(subject, result)
         told(outcome)
         all_right = all_right and outcome.is_right
     return all_right
+
+
+def compare(base: Settings, told: Callable[[str, str, RunResult], None]) -> str:
+    """Put Kifa and its neighbours through the same power losses; return a table in Markdown.
+
+    Args:
+        told: told of each target, profile and run.
+    """
+    header = " | ".join(title for title, _ in COMPARED_PROFILES)
+    rows = [f"| | {header} |", "|---|" + "---|" * len(COMPARED_PROFILES)]
+    for name, target in COMPARED_TARGETS:
+        cells = []
+        for _, profile in COMPARED_PROFILES:
+            settings = replace(
+                base, cycles=COMPARED_CYCLES, target=target, profile=profile, faults="slow"
+            )
+            result = _run(settings)
+            told(target, profile, result)
+            cells.append(_cell(result))
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(result: RunResult) -> str:
+    passed = result.verdicts.get(Verdict.PASS, 0)
+    lost = sum(cycle.counts.lost for cycle in result.cycles)
+    worst = next(iter(result.verdicts))
+    if worst is Verdict.PASS:
+        return f"all {passed} cycles pass, {result.confirmed} entries confirmed, none lost"
+    others = ", ".join(
+        f"{count} {verdict}"
+        for verdict, count in result.verdicts.items()
+        if verdict is not Verdict.PASS
+    )
+    return f"{others}; {lost} of {result.confirmed} confirmed entries lost or altered"
+
+
+def _run(
+    settings: Settings, until: Callable[[CycleResult], bool] = lambda cycle: False
+) -> RunResult:
+    """Run it in a directory of its own, that is removed with all evidence."""
+    with tempfile.TemporaryDirectory(prefix="kifa-self-check-") as directory:
+        with Run(replace(settings, data_dir=Path(directory) / "data")) as run:
+            return run.run(lambda cycle: None, until=until)
 
 
 def _enough(subject: Subject) -> Callable[[CycleResult], bool]:

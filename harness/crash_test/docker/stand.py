@@ -52,6 +52,9 @@ class Computer:
     def send_signal(self, number: signal.Signals) -> None:
         self._engine.kill(self._container, number.name)
 
+    def stop(self) -> None:
+        self.send_signal(signal.SIGSTOP)
+
     def wait(self) -> int:
         if self._code is None:
             code = self._engine.exit_code(self._container)
