@@ -154,9 +154,11 @@ def _run(
     settings: Settings, until: Callable[[CycleResult], bool] = lambda cycle: False
 ) -> RunResult:
     """Run it in a directory of its own, that is removed with all evidence."""
-    with tempfile.TemporaryDirectory(prefix="kifa-self-check-") as directory:
-        with Run(replace(settings, data_dir=Path(directory) / "data")) as run:
-            return run.run(lambda cycle: None, until=until)
+    with (
+        tempfile.TemporaryDirectory(prefix="kifa-self-check-") as directory,
+        Run(replace(settings, data_dir=Path(directory) / "data")) as run,
+    ):
+        return run.run(lambda cycle: None, until=until)
 
 
 def _enough(subject: Subject) -> Callable[[CycleResult], bool]:
