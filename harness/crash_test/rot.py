@@ -43,13 +43,10 @@ class BitRot(Fault):
     is_declared = True
 
     def at_rest(self, store: Path) -> list[Finding]:
-        kinds: dict[str, list[Place]] = {}
-        for place in rottable_places(store):
-            kinds.setdefault(place.kind, []).append(place)
-        if not kinds:
+        place = self._choose(list(rottable_places(store)))
+        if place is None:
             return []
         before = decode(store)
-        place = self.draw.choice(kinds[self.draw.choice(sorted(kinds))])
         alone = entries_in(store, place.file)
         damage = self._damage(place)
         after = decode(store)
@@ -70,6 +67,12 @@ class BitRot(Fault):
         if damage["changed"] and is_damage:
             findings += self._check_noticed(store, place)
         return findings
+
+    def _choose(self, places: list[Place]) -> Place | None:
+        if not places:
+            return None
+        kind = self.draw.choice(sorted({place.kind for place in places}))
+        return self.draw.choice([place for place in places if place.kind == kind])
 
     def _damage(self, place: Place) -> dict[str, object]:
         """Damage the place through lazyfs, which keeps a register of it."""
@@ -106,6 +109,10 @@ class Tampering(BitRot):
     """The same, and nobody is told: the test has to find it."""
 
     is_declared = False
+
+    def _choose(self, places: list[Place]) -> Place | None:
+        """The last record before the last group: no table has it as well."""
+        return next((place for place in reversed(places) if place.kind == "record"), None)
 
 
 def rottable_places(store: Path) -> Iterator[Place]:

@@ -4,7 +4,7 @@
 |---|---|
 | fsync | write, sync, acknowledge; a new file's name is synced too |
 | no-fsync | write, acknowledge |
-| late-fsync | write, acknowledge, sync |
+| late-fsync | write, acknowledge, sync every 50 ms |
 | no-directory-sync | as fsync, but the name of a new file is not synced |
 | reversed | as fsync, but lines that came together are written in reverse |
 | twice | as fsync, but the last line is written again at each start |
@@ -21,6 +21,8 @@ import sys
 from harness.crash_test.programs.lines import acknowledge, batches, fail, now_ms, tell_ready
 
 FILE_NAME = "lines"
+LATE_MS = 50
+_synced_at_ms = 0
 
 
 def run(directory: str, policy: str) -> None:
@@ -68,13 +70,22 @@ def _store(descriptor: int, batch: list[bytes], first_lsn: int, policy: str) -> 
         data = data[os.write(descriptor, data) :]
     if policy == "late-fsync":
         acknowledge(first_lsn, len(batch))
-    if policy != "no-fsync":
+    if policy != "no-fsync" and (policy != "late-fsync" or _is_due()):
         os.fdatasync(descriptor)
     if policy == "reversed":
         for lsn in range(first_lsn + len(batch) - 1, first_lsn - 1, -1):
             acknowledge(lsn, 1)
     elif policy not in ("late-fsync", "silent"):
         acknowledge(first_lsn, len(batch))
+
+
+def _is_due() -> bool:
+    """Whether the last late sync was long enough ago."""
+    global _synced_at_ms
+    if now_ms() - _synced_at_ms < LATE_MS:
+        return False
+    _synced_at_ms = now_ms()
+    return True
 
 
 def _lock(directory: str) -> None:
