@@ -138,11 +138,21 @@ def find_copy(
 
 
 def find_later(
-    path: str, read: Sequence[Mark], known: Collection[tuple[int, int]], max_line_size_bytes: int
+    path: str,
+    ended: Sequence[Mark],
+    live: Sequence[Generation],
+    known: Collection[tuple[int, int]],
+    max_line_size_bytes: int,
 ) -> list[Generation]:
-    """Open the files that were at ``path`` and rotated since the last of ``read``, in order; they were never read."""
+    """Open the files that were at ``path`` and were rotated away unseen, in the order of their last change.
+
+    Args:
+        ended: files that are closed, or gone. There is one, or a live one.
+        live: files that are being read.
+        known: (device, inode) of all files that are being read, and of what is at ``path`` now.
+    """
     found: list[tuple[int, Generation]] = []
-    since_ns = max(mark.changed_ns for mark in read)
+    since_ns = max(mark.changed_ns for mark in (*ended, *(other.mark for other in live)))
     for entry in _entries(path):
         if not _is_rotated_name(entry.name, os.path.basename(path)):  # noqa: PTH119
             continue
@@ -151,12 +161,32 @@ def find_later(
             identity = (status.st_dev, status.st_ino)
             if status.st_mtime_ns >= since_ns and status.st_size and identity not in known:
                 generation = Generation.open(entry.path, max_line_size_bytes)
-                if any(m.head_size and m.has_head(generation.descriptor) for m in read):
-                    generation.close()  # a copy of what was read, perhaps of less than was read
-                else:
+                if _has_unread(generation, ended, live):
                     found.append((status.st_mtime_ns, generation))
+                else:
+                    generation.close()
     found.sort(key=lambda item: item[0])
     return [generation for _, generation in found]
+
+
+def _has_unread(candidate: Generation, ended: Sequence[Mark], live: Sequence[Generation]) -> bool:
+    """Whether something in ``candidate`` was not read; where it goes on as another file did, it is read from there."""
+
+    def is_same(mark: Mark) -> bool:
+        return mark.head_size > 0 and mark.has_head(candidate.descriptor)
+
+    if any(is_same(other.mark) for other in live):
+        # A copy, perhaps of less than was read. If its model is gone, `TailedPath` goes on in it once that is read.
+        return any(is_same(other.mark) and other.is_deleted for other in live)
+    same = [mark for mark in ended if is_same(mark)]
+    if not same:
+        return True
+    latest = max(same, key=lambda mark: mark.offset)
+    was_read = any(mark.is_copy or mark.inode == candidate.identity[1] for mark in same)
+    if was_read or candidate.size_bytes <= latest.offset:
+        return False
+    candidate.resume(latest)
+    return True
 
 
 def _is_rotated_name(name: str, base: str) -> bool:

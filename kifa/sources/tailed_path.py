@@ -137,10 +137,10 @@ class TailedPath:
 
     def _add_missed(self, known: set[tuple[int, int]]) -> bool:
         """Open what was at the path and was rotated away since the last look; return whether all is open now."""
-        read = [*self._ended, *(generation.mark for generation in self.generations)]
-        if not read:
+        if not self._ended and not self.generations:
             return True
-        missed = find_later(self.path, read, known, self._tails.max_line_size_bytes)
+        limit = self._tails.max_line_size_bytes
+        missed = find_later(self.path, self._ended, self.generations, known, limit)
         room = max(0, MAX_GENERATIONS - 1 - len(self.generations))
         for generation in missed[:room]:
             log.info("%s: a file was there in between, and is read too", self.path)

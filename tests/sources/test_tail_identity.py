@@ -136,3 +136,17 @@ def test_a_pipe_or_a_directory_at_the_path_is_no_file(tmp_path: Path) -> None:
         tail.path.rmdir()
         tail.append(b"a file")
         tail.expect(b"a file")
+
+
+def test_a_copy_that_takes_the_place_and_is_rotated_before_it_is_seen(tmp_path: Path) -> None:
+    with Tail(tmp_path) as tail:
+        tail.append(b"1")
+        tail.expect(b"1")
+        assert tail.process is not None
+        tail.process.send_signal(signal.SIGSTOP)
+        replace_by_copy(tail.path)
+        tail.append(b"2")
+        tail.path.rename(tmp_path / "app.log.1")
+        tail.append(b"3")
+        tail.process.send_signal(signal.SIGCONT)
+        tail.expect(b"1", b"2", b"3")
