@@ -24,8 +24,18 @@ class OctetStream:
     def read_from(self, descriptor: int) -> int:
         """Read one chunk; 0 at the end of the stream."""
         chunk = os.read(descriptor, CHUNK_SIZE_BYTES)
-        self._data += chunk
+        self.feed(chunk)
         return len(chunk)
+
+    def feed(self, data: bytes) -> None:
+        """Append ``data`` as if it had been read."""
+        if not self.is_broken:
+            self._data += data
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait for the rest of their message."""
+        return len(self._data)
 
     def finish(self) -> None:
         """Say that nothing more comes."""
@@ -74,7 +84,7 @@ class OctetStream:
                 position = end
         finally:
             del data[:position]
-        if self._finished and (data or self._skip):
+        if self._finished and data:
             ingest.refuse(
                 f"the stream ends within a message ({len(data)} bytes of it)", answers, name
             )
