@@ -244,7 +244,7 @@ PLOTS: Sequence[Callable[[Run], str]] = (
     _by_size(
         "recover/size/",
         "Cost of reopening after a kill",
-        "Default settings. The floor reads the files of the log from the page cache.",
+        "Default settings. The floor reads the files of the log.",
     ),
     _by_size(
         "recover/compaction/",
