@@ -1,8 +1,9 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from kifa._memtable cimport Arena
-from kifa._platform cimport pthread_cond_signal, pthread_cond_t, pthread_mutex_t
+from kifa._memtables cimport Memtables
+from kifa._platform cimport pthread_cond_t
+from kifa._waiters cimport Waiter
 
 cdef struct Group:
     uint8_t *buffer
@@ -17,19 +18,6 @@ cdef struct Group:
     uint64_t offset         # where in the segment it goes
 
 
-cdef struct Waiter:
-    # A thread that waits, in a ring that a Waiter without a thread begins.
-    pthread_cond_t condition
-    bint woken
-    Waiter *next
-    Waiter *previous
-
-
-cdef enum:
-    MAX_FROZEN = 4          # memtables that wait for their flush; then writers wait
-    MAX_FLUSHED = 2         # memtables of one flush: while those are written, the others are filled
-
-
 cdef enum Status:
     STATUS_OK = 0
     STATUS_GROUP_FULL
@@ -42,15 +30,13 @@ cdef enum Status:
 
 
 cdef enum:
+    NORMAL_PENDING_LIMIT = 50
     # A source checkpoint is bounded; `held` groups keep room for one.
     CONTROL_MAX_SIZE = 8 * 1024
 
 
-cdef class GroupCommit:
-    cdef pthread_mutex_t mutex
+cdef class GroupCommit(Memtables):
     cdef pthread_cond_t committer_work
-    cdef pthread_cond_t room            # the open group was handed over, or a memtable was flushed
-    cdef pthread_cond_t background_work
     cdef pthread_cond_t gathered        # all who were returning are back
     cdef Waiter waiting[2]              # for their group, by the parity of its serial
     cdef Waiter released                # their group is durable; each who wakes up wakes the next
@@ -76,8 +62,6 @@ cdef class GroupCommit:
     cdef double sync_seconds            # what the last one took
     cdef double oldest_pending          # monotonic seconds when the open group got its first record
     # Log position.
-    cdef uint64_t next_lsn
-    cdef uint64_t durable
     cdef int poison
     cdef long long clock_offset_ms
     cdef bint clock_known
@@ -85,16 +69,6 @@ cdef class GroupCommit:
     cdef size_t max_group_size
     cdef uint32_t max_group_entries
     cdef uint32_t pending_limit         # 0: each group is synced before its acks; else normal mode's 50
-    cdef size_t memtable_threshold
-    # Memtables.
-    cdef Arena *active
-    cdef Arena *frozen[MAX_FROZEN]
-    cdef int frozen_count
-    cdef Arena *spares[MAX_FROZEN]      # arenas to fill again: memory that was never touched is dear
-    cdef int spare_count
-    cdef bint freeze_requested
-    cdef int flush_error
-    cdef bint background_woken
     cdef bint stopping
     cdef bint committer_running
     cdef bint committer_stop
@@ -114,21 +88,8 @@ cdef class GroupCommit:
     cdef void wait_in(self, Waiter *ring) noexcept nogil
     cdef int commit_through(self, uint64_t serial) noexcept nogil
     cdef void gather(self) noexcept nogil
-    cdef void freeze_active(self) noexcept nogil
     cdef int make_room(self, int status) noexcept nogil
     cdef int hand_over(self) noexcept nogil
     cdef uint64_t last_framed_serial(self) noexcept nogil
-    cdef int flushable_count(self) noexcept nogil
     cdef int fail(self, int status) except -1
     cdef int check_fork(self) except -1
-
-
-cdef inline void wake_first(Waiter *ring) noexcept nogil:
-    # With the mutex.
-    cdef Waiter *first = ring.next
-    if first != ring:
-        first.next.previous = ring
-        ring.next = first.next
-        first.woken = True
-        pthread_cond_signal(&first.condition)
-

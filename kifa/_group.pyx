@@ -21,20 +21,19 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from kifa._group cimport Waiter, wake_first
 from kifa._layout cimport (
     BLOCK_SIZE, FLAG_GROUP_END, FLAG_GROUP_START, MAX_GROUP_SIZE, RECORD_OVERHEAD, SEGMENT_DATA_OFFSET,
     TYPE_CLOCK_STEP, TYPE_CLOSE, TYPE_ENTRY,
 )
-from kifa._memtable cimport (
-    Arena, arena_add, arena_add_control, arena_free, arena_last_lsn, arena_new, arena_reserve, arena_size,
-)
+from kifa._memtable cimport Arena, arena_add, arena_add_control, arena_reserve, arena_size
+from kifa._memtables cimport MAX_FROZEN, Memtables
 from kifa._platform cimport (
     aligned_buffer, boot_ms, cond_init, cond_wait_until, fdatasync, monotonic, pthread_cond_broadcast,
-    pthread_cond_destroy, pthread_cond_signal, pthread_cond_wait, pthread_mutex_init, pthread_mutex_lock,
-    pthread_mutex_unlock, pwrite, write,
+    pthread_cond_destroy, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock, pwrite,
+    write,
 )
 from kifa._record cimport frame_record, seal_header, store_u64
+from kifa._waiters cimport Waiter, empty_ring, release_all, wake_first
 
 from kifa.errors import ClosedError, ForkedError, NoSpaceError, PoisonedError
 
@@ -60,10 +59,7 @@ cdef enum:
 
     CLOCK_STEP_MIN_MS = 1000
     WOKEN_AT_ONCE = 4
-    NORMAL_PENDING_LIMIT = 50
 
-NORMAL_MAX_DELAY_SECONDS = 0.1
-cdef double normal_max_delay = NORMAL_MAX_DELAY_SECONDS
 # What a thread needs to come back for its next entry: a wake-up, the interpreter's lock (measured: 10 to 40 us, sometimes more).
 cdef double return_seconds = 60e-6
 
@@ -72,7 +68,7 @@ class SegmentFull(Exception):
     """The next record does not fit the segment; the engine rotates and calls again."""
 
 
-cdef class GroupCommit:
+cdef class GroupCommit(Memtables):
     """The open group, the group in flight, and who waits for them. `kifa._wal.LogWriter` puts entries into it.
 
     It writes to the segment it was given by `use_segment`; where that is full, methods that frame raise
@@ -81,21 +77,17 @@ cdef class GroupCommit:
 
     def __cinit__(self):
         cdef int index
-        pthread_mutex_init(&self.mutex, NULL)
         cond_init(&self.committer_work)
-        cond_init(&self.room)
         cond_init(&self.gathered)
         empty_ring(&self.waiting[0])
         empty_ring(&self.waiting[1])
         empty_ring(&self.released)
-        cond_init(&self.background_work)
         self.fork_generation = fork_count
         self.event_descriptor = -1
         self.descriptor = -1
-        self.active = arena_new()
         for index in range(2):
             self.groups[index].buffer = <uint8_t *>aligned_buffer(BUFFER_SIZE)
-        if self.active == NULL or self.groups[0].buffer == NULL or self.groups[1].buffer == NULL:
+        if self.groups[0].buffer == NULL or self.groups[1].buffer == NULL:
             raise MemoryError()
 
     def __init__(
@@ -114,14 +106,8 @@ cdef class GroupCommit:
         self.groups[0].last_lsn = self.durable
 
     def __dealloc__(self):
-        cdef int index
         free(self.groups[0].buffer)
         free(self.groups[1].buffer)
-        arena_free(self.active)
-        for index in range(self.spare_count):
-            arena_free(self.spares[index])
-        for index in range(self.frozen_count):
-            arena_free(self.frozen[index])
 
     @property
     def durable_lsn(self) -> int:
@@ -461,113 +447,6 @@ cdef class GroupCommit:
             pthread_mutex_unlock(&self.mutex)
         if status != STATUS_OK:
             self.fail(status)
-
-    def request_commit(self):
-        """Have the committer make durable what is framed so far; do not wait."""
-        self.check_fork()
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            self.requested_serial = self.last_framed_serial()
-            pthread_cond_signal(&self.committer_work)
-            pthread_mutex_unlock(&self.mutex)
-
-    def notify_on(self, int event_descriptor):
-        """Add 1 to this eventfd whenever the durable LSN advances; -1 stops it."""
-        pthread_mutex_lock(&self.mutex)
-        self.event_descriptor = event_descriptor
-        pthread_mutex_unlock(&self.mutex)
-
-    @property
-    def has_committer(self) -> bool:
-        return self.committer_running
-
-    def run_committer(self):
-        """Commit full and requested groups, and in normal mode old ones, until `stop` or a failed sync.
-
-        This is the body of a thread; there is at most one.
-        """
-        cdef Group *group
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            self.committer_running = True
-            while not self.poison and (self.sealed or not self.committer_stop):
-                if self.sealed:
-                    self.sealed = False
-                    self.write_sealed()
-                    continue
-                group = &self.groups[self.open_index]
-                if group.records and not self.in_flight and not self.held:
-                    if self.requested_serial >= group.serial:
-                        self.lead()
-                        continue
-                    if self.pending_limit:
-                        if monotonic() >= self.oldest_pending + normal_max_delay:
-                            self.lead()
-                        else:
-                            cond_wait_until(
-                                &self.committer_work, &self.mutex, self.oldest_pending + normal_max_delay
-                            )
-                        continue
-                pthread_cond_wait(&self.committer_work, &self.mutex)
-            self.committer_running = False
-            pthread_cond_broadcast(&self.room)
-            pthread_mutex_unlock(&self.mutex)
-
-    def stop_committer(self):
-        """Let `run_committer` return."""
-        pthread_mutex_lock(&self.mutex)
-        self.committer_stop = True
-        pthread_cond_broadcast(&self.committer_work)
-        pthread_mutex_unlock(&self.mutex)
-
-    def set_normal(self, bint normal):
-        """Change to or from the sync policy of normal mode."""
-        self.check_fork()
-        pthread_mutex_lock(&self.mutex)
-        self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
-        self.oldest_pending = monotonic()
-        pthread_cond_signal(&self.committer_work)
-        pthread_mutex_unlock(&self.mutex)
-
-    cdef void freeze_active(self) noexcept nogil:
-        # With the mutex, between two groups.
-        cdef Arena *fresh
-        # Control records alone are hints (docs/FORMAT.md, "Record") and wait for the entries they will go with.
-        if self.active.count == 0 or self.frozen_count == MAX_FROZEN:
-            return
-        if self.spare_count:
-            self.spare_count -= 1
-            fresh = self.spares[self.spare_count]
-        else:
-            fresh = arena_new()
-        if fresh == NULL:
-            return
-        self.frozen[self.frozen_count] = self.active
-        self.frozen_count += 1
-        self.active = fresh
-        self.freeze_requested = False
-
-    cdef int flushable_count(self) noexcept nogil:
-        cdef int count = 0
-        while count < min(self.frozen_count, <int>MAX_FLUSHED) and arena_last_lsn(self.frozen[count]) <= self.durable:
-            count += 1
-        return count
-
-
-cdef void empty_ring(Waiter *ring) noexcept nogil:
-    ring.next = ring
-    ring.previous = ring
-
-
-cdef void release_all(Waiter *ring, Waiter *released) noexcept nogil:
-    # Moves who waits in one ring to the end of the other.
-    if ring.next == ring:
-        return
-    ring.next.previous = released.previous
-    released.previous.next = ring.next
-    ring.previous.next = released
-    released.previous = ring.previous
-    empty_ring(ring)
 
 
 cdef int write_and_sync(int descriptor, const uint8_t *data, size_t size, uint64_t offset) noexcept nogil:

@@ -22,5 +22,4 @@ cdef class LogWriter(GroupCommit):
     cdef int frame_available(
         self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason
     ) noexcept nogil
-    cdef void free_spares(self) noexcept nogil
     cdef int frame_slices(self, SliceBatch batch, Py_ssize_t *framed) noexcept nogil

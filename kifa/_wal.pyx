@@ -1,31 +1,34 @@
-"""The log writer: what puts entries, lines and control records into groups, and moves memtables to the flush.
+"""The log writer: what puts entries, lines and control records into groups, and the committer's thread.
 
 `kifa._group` is below it: it makes the groups durable.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from kifa._group cimport (
-    CONTROL_MAX_SIZE, MAX_FROZEN, STATUS_GROUP_FULL, STATUS_NEEDS_FLUSH, STATUS_NEEDS_SEGMENT, STATUS_OK,
-    STATUS_POISONED, Group, GroupCommit, wake_first,
+    CONTROL_MAX_SIZE, NORMAL_PENDING_LIMIT, STATUS_GROUP_FULL, STATUS_NEEDS_FLUSH, STATUS_NEEDS_SEGMENT, STATUS_OK,
+    STATUS_POISONED, Group, GroupCommit,
 )
 from kifa._layout cimport MAX_ENTRY_SIZE, RECORD_OVERHEAD, TYPE_CLOSE, TYPE_ENTRY
 from kifa._lines cimport LINE_FOUND, LINE_NONE, LineBuffer, LineState
-from kifa._memtable cimport Memtable, arena_free, arena_reset
+from kifa._memtable cimport Memtable, arena_free
+from kifa._memtables cimport MAX_FROZEN
 from kifa._platform cimport (
     cond_wait_until, monotonic, pthread_cond_broadcast, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock,
-    pthread_mutex_unlock, return_free_memory, wall_ms,
+    pthread_mutex_unlock, wall_ms,
 )
+from kifa._waiters cimport wake_first
 
 from kifa._group import SegmentFull
 from kifa.errors import EntryTooLargeError
 
 __all__ = ["DRAINED", "GROUP_FULL", "OVERSIZE", "LogWriter", "SegmentFull"]
 
-# How long memory that a load needed is kept for the next one.
-cdef double spare_seconds = 1.0
+# In normal mode.
+cdef double normal_max_delay = 0.1
 
 # Why `frame_lines` returned.
 DRAINED, OVERSIZE, GROUP_FULL = range(3)
@@ -49,52 +52,33 @@ cdef class SliceBatch:
     def __dealloc__(self):
         free(self.slices)
 
+    # Each index is below the length that is asked just before; checking again would be a fifth of this loop.
+    @cython.boundscheck(False)
+    @cython.wraparound(False)
     cdef object fill(self, list items, Py_ssize_t start):
         # Takes items from `start` on, which `items` must keep alive; returns one that is too large, or None.
         cdef bytes item
+        cdef Py_ssize_t size
+        cdef Slice *slice = self.slices
         self.count = 0
         self.size = 0
         while self.count < self.capacity and start + self.count < len(items):
             if type(items[start + self.count]) is not bytes:
                 items[start + self.count] = bytes(items[start + self.count])
             item = <bytes>items[start + self.count]
-            if len(item) > MAX_ENTRY_SIZE:
+            size = PyBytes_GET_SIZE(item)
+            if size > MAX_ENTRY_SIZE:
                 return item
-            self.slices[self.count].data = <const uint8_t *>PyBytes_AS_STRING(item)
-            self.slices[self.count].length = <uint32_t>len(item)
-            self.size += RECORD_OVERHEAD + len(item)
+            slice.data = <const uint8_t *>PyBytes_AS_STRING(item)
+            slice.length = <uint32_t>size
+            self.size += RECORD_OVERHEAD + <size_t>size
+            slice += 1
             self.count += 1
         return None
 
 
 cdef class LogWriter(GroupCommit):
     """Writes one log. Many threads may use it at once; they share syncs."""
-
-    @property
-    def memtable_entries(self) -> int:
-        """Entries that no table has yet."""
-        cdef int index
-        cdef size_t count
-        pthread_mutex_lock(&self.mutex)
-        count = self.active.count
-        for index in range(self.frozen_count):
-            count += self.frozen[index].count
-        pthread_mutex_unlock(&self.mutex)
-        return count
-
-    @property
-    def oldest_unflushed_lsn(self) -> int:
-        """The lowest LSN that only the WAL has."""
-        cdef uint64_t lsn
-        pthread_mutex_lock(&self.mutex)
-        if self.frozen_count:
-            lsn = self.frozen[0].first_lsn
-        elif self.active.count:
-            lsn = self.active.first_lsn
-        else:
-            lsn = self.next_lsn
-        pthread_mutex_unlock(&self.mutex)
-        return lsn
 
     cdef void await_batch(self) noexcept nogil:
         while self.in_batch and not self.poison:
@@ -327,6 +311,73 @@ cdef class LogWriter(GroupCommit):
                 return STATUS_GROUP_FULL
             timestamp_ms = <uint64_t>wall_ms()
 
+    def request_commit(self):
+        """Have the committer make durable what is framed so far; do not wait."""
+        self.check_fork()
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.requested_serial = self.last_framed_serial()
+            pthread_cond_signal(&self.committer_work)
+            pthread_mutex_unlock(&self.mutex)
+
+    def notify_on(self, int event_descriptor):
+        """Add 1 to this eventfd whenever the durable LSN advances; -1 stops it."""
+        pthread_mutex_lock(&self.mutex)
+        self.event_descriptor = event_descriptor
+        pthread_mutex_unlock(&self.mutex)
+
+    @property
+    def has_committer(self) -> bool:
+        return self.committer_running
+
+    def run_committer(self):
+        """Commit full and requested groups, and in normal mode old ones, until `stop` or a failed sync.
+
+        This is the body of a thread; there is at most one.
+        """
+        cdef Group *group
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            self.committer_running = True
+            while not self.poison and (self.sealed or not self.committer_stop):
+                if self.sealed:
+                    self.sealed = False
+                    self.write_sealed()
+                    continue
+                group = &self.groups[self.open_index]
+                if group.records and not self.in_flight and not self.held:
+                    if self.requested_serial >= group.serial:
+                        self.lead()
+                        continue
+                    if self.pending_limit:
+                        if monotonic() >= self.oldest_pending + normal_max_delay:
+                            self.lead()
+                        else:
+                            cond_wait_until(
+                                &self.committer_work, &self.mutex, self.oldest_pending + normal_max_delay
+                            )
+                        continue
+                pthread_cond_wait(&self.committer_work, &self.mutex)
+            self.committer_running = False
+            pthread_cond_broadcast(&self.room)
+            pthread_mutex_unlock(&self.mutex)
+
+    def stop_committer(self):
+        """Let `run_committer` return."""
+        pthread_mutex_lock(&self.mutex)
+        self.committer_stop = True
+        pthread_cond_broadcast(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
+    def set_normal(self, bint normal):
+        """Change to or from the sync policy of normal mode."""
+        self.check_fork()
+        pthread_mutex_lock(&self.mutex)
+        self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
+        self.oldest_pending = monotonic()
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.mutex)
+
     def stop(self):
         """Refuse entries from now on, make durable what was framed, and add the close record if there is room."""
         cdef int status
@@ -364,74 +415,6 @@ cdef class LogWriter(GroupCommit):
         pthread_cond_signal(&self.background_work)
         pthread_mutex_unlock(&self.mutex)
 
-    def wake_background(self):
-        """Make `wait_for_background_work` return."""
-        pthread_mutex_lock(&self.mutex)
-        self.background_woken = True
-        pthread_cond_broadcast(&self.background_work)
-        pthread_mutex_unlock(&self.mutex)
-
-    def wait_for_background_work(self, double timeout_seconds=-1.0):
-        """Return when a frozen memtable is durable and can be flushed, on `wake_background`, or after the time."""
-        cdef double started = monotonic()
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            while not self.background_woken and not self.flushable_count():
-                if timeout_seconds >= 0:
-                    if monotonic() >= started + timeout_seconds:
-                        break
-                    cond_wait_until(&self.background_work, &self.mutex, started + timeout_seconds)
-                elif self.spare_count:
-                    cond_wait_until(&self.background_work, &self.mutex, started + spare_seconds)
-                    if monotonic() >= started + spare_seconds:
-                        self.free_spares()
-                else:
-                    pthread_cond_wait(&self.background_work, &self.mutex)
-            self.background_woken = False
-            pthread_mutex_unlock(&self.mutex)
-
-    cdef void free_spares(self) noexcept nogil:
-        while self.spare_count:
-            self.spare_count -= 1
-            arena_free(self.spares[self.spare_count])
-        return_free_memory()
-
-    def flushable(self):
-        """Return the frozen memtables whose entries are all durable, oldest first. Give them back by `release`."""
-        cdef int index, count
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            count = self.flushable_count()
-            pthread_mutex_unlock(&self.mutex)
-        # Only `release` takes one away, and the same thread calls it.
-        return [Memtable.borrow(self.frozen[index]) for index in range(count)]
-
-    def release(self, int count):
-        """Forget the ``count`` oldest frozen memtables: a published table has their entries."""
-        cdef int index
-        assert 0 <= count <= self.frozen_count and self.spare_count + self.frozen_count <= MAX_FROZEN
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            for index in range(count):
-                arena_reset(self.frozen[index])
-                self.spares[self.spare_count] = self.frozen[index]
-                self.spare_count += 1
-            for index in range(count, self.frozen_count):
-                self.frozen[index - count] = self.frozen[index]
-            self.frozen_count -= count
-            self.flush_error = 0
-            pthread_cond_broadcast(&self.room)
-            pthread_mutex_unlock(&self.mutex)
-
-    def flush_failed(self, int error):
-        """Say that flushing failed with errno ``error``: writers that would wait for it get NoSpaceError instead.
-
-        0 says that it works again.
-        """
-        pthread_mutex_lock(&self.mutex)
-        self.flush_error = error
-        pthread_cond_broadcast(&self.room)
-        pthread_mutex_unlock(&self.mutex)
 
 
 cdef object too_large(Py_ssize_t size):

@@ -272,7 +272,8 @@ class Ingest:
                 data = answers.take(durable)
                 if data:
                     send(data)
-                    self.loop.linger()
+                    if len(self._awaiting) == 1:  # more keep each other awake
+                        self.loop.linger()
 
     def close(self) -> None:
         """Stop listening to the log."""
