@@ -92,7 +92,8 @@ class Cutter:
             self._cut_power()
         feed.end_look()
         stage = plan.stage if fell else _stage(stand.target.requests, pending, unanswered)
-        at_stake = unanswered + (pending.operations if pending else 0) + fell
+        # The request that was cut, or that failed and ended the target, was not done.
+        at_stake = unanswered + (pending.operations if pending else 0) + (fell or code != -9)
         is_power = plan.power
         for again in plan.recovery_cuts:
             if self._cut_recovery(again):

@@ -93,7 +93,8 @@ class Cycle:
         durations = Durations(
             start_s, feed_s, examination.recovery_s, total_s - verify_began_s, total_s
         )
-        return self._result(cut.cut, counts, judgement, durations)
+        again = examination.observation.recovered_again
+        return self._result(cut.cut, counts, judgement, durations, again)
 
     def _hooks(self) -> Hooks:
         return Hooks(
@@ -122,10 +123,18 @@ class Cycle:
         self._fault.begin()
 
     def _result(
-        self, cut: Cut, counts: Counts, judgement: Judgement, durations: Durations
+        self,
+        cut: Cut,
+        counts: Counts,
+        judgement: Judgement,
+        durations: Durations,
+        recovered_again: Sequence[Entry] | None,
     ) -> CycleResult:
         stand, plan = self._stand, self._plan
-        findings = locate(judgement.findings[:MAX_FINDINGS], stand.store.ledger, stand.snapshot)
+        recovered = {entry.lsn: entry.data for entry in recovered_again or ()}
+        findings = locate(
+            judgement.findings[:MAX_FINDINGS], stand.store.ledger, recovered, stand.snapshot
+        )
         result = CycleResult(
             number=plan.number,
             seed=plan.seed,

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness import oracle
 from harness.crash_test.ledger import Ledger
 from harness.crash_test.results import Finding
+from harness.crash_test.workload import is_whole, name_of
 
 _RANGE = re.compile(r"([0-9a-f]{16})(?:-([0-9a-f]{16}))?\.(?:sst|wal)$")
 
 
-def locate(findings: tuple[oracle.Finding, ...], ledger: Ledger, disk: Path) -> tuple[Finding, ...]:
-    """Add to each finding the file of ``disk`` that has its line, and the offset in bytes where that is known."""
+def locate(
+    findings: tuple[oracle.Finding, ...],
+    ledger: Ledger,
+    recovered: Mapping[int, bytes],
+    disk: Path,
+) -> tuple[Finding, ...]:
+    """Add to each finding which line it is about, the file of ``disk`` that has it, and the offset where that is known.
+
+    Args:
+        recovered: LSN to bytes of what is there.
+    """
     located = []
     images: dict[Path, bytes] = {}
     if findings and disk.exists():
@@ -25,13 +36,30 @@ def locate(findings: tuple[oracle.Finding, ...], ledger: Ledger, disk: Path) -> 
         file, offset = place or (None, None)
         if file is not None:
             file = str(Path(file).relative_to(disk))
-        located.append(Finding(finding.verdict, finding.lsn, finding.reason, file, offset))
+        reason = finding.reason
+        if finding.lsn is not None:
+            reason += _whose(finding.lsn, ledger, recovered)
+        located.append(Finding(finding.verdict, finding.lsn, reason, file, offset))
     return tuple(located)
 
 
-def _place(lsn: int, ledger: Ledger, images: dict[Path, bytes]) -> tuple[str, int | None] | None:
+def _whose(lsn: int, ledger: Ledger, recovered: Mapping[int, bytes]) -> str:
+    wanted, found = _line(lsn, ledger), recovered.get(lsn)
+    text = "" if wanted is None else f": {name_of(wanted)}"
+    if found is not None and found != wanted:
+        text += f"; there is {name_of(found)}" + (
+            "" if is_whole(found) else ", its digest is wrong"
+        )
+    return text
+
+
+def _line(lsn: int, ledger: Ledger) -> bytes | None:
     entry = ledger.seen.get(lsn) or ledger.shown.get(lsn)
-    line = ledger.acked.get(lsn) or (entry.data if entry else None)
+    return ledger.acked.get(lsn) or (entry.data if entry else None)
+
+
+def _place(lsn: int, ledger: Ledger, images: dict[Path, bytes]) -> tuple[str, int | None] | None:
+    line = _line(lsn, ledger)
     if line:
         for path, image in images.items():
             offset = image.find(line)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.oracle import Entry, FlushMode, Observation, Verdict, judge
@@ -36,6 +36,7 @@ def verdict(observation: Observation, mode: FlushMode = FlushMode.CAUTIOUS) -> V
     return judge(observation, mode).verdict
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.data(), st.sampled_from(FlushMode))
 def test_any_prefix_that_holds_what_was_confirmed_passes(
     kept: int, data: st.DataObject, mode: FlushMode
@@ -44,6 +45,7 @@ def test_any_prefix_that_holds_what_was_confirmed_passes(
     assert judge(observed(entries(kept), acked), mode).findings == ()
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.data())
 def test_a_prefix_that_misses_a_confirmed_entry_is_lost(acked: int, data: st.DataObject) -> None:
     kept = data.draw(st.integers(0, acked - 1))
@@ -52,6 +54,7 @@ def test_a_prefix_that_misses_a_confirmed_entry_is_lost(acked: int, data: st.Dat
     assert [finding.lsn for finding in judgement.findings] == [*range(kept + 1, acked + 1)]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 100), st.data())
 def test_a_hole_is_lost_even_if_nobody_was_told(kept: int, data: st.DataObject) -> None:
     recovered = entries(kept)
@@ -59,6 +62,7 @@ def test_a_hole_is_lost_even_if_nobody_was_told(kept: int, data: st.DataObject) 
     assert verdict(observed(recovered)) is Verdict.LOST
 
 
+@settings(deadline=None)
 @given(st.integers(2, 100), st.data())
 def test_a_dropped_line_is_lost_though_lsns_are_dense(kept: int, data: st.DataObject) -> None:
     dropped = data.draw(st.integers(0, kept - 2))
@@ -67,6 +71,7 @@ def test_a_dropped_line_is_lost_though_lsns_are_dense(kept: int, data: st.DataOb
     assert verdict(observed(recovered)) is Verdict.LOST
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.data(), st.binary(max_size=20))
 def test_other_bytes_are_corrupt_if_confirmed_and_phantoms_if_not(
     kept: int, data: st.DataObject, altered: bytes
@@ -81,11 +86,13 @@ def test_other_bytes_are_corrupt_if_confirmed_and_phantoms_if_not(
     assert Verdict.CORRUPT in found
 
 
+@settings(deadline=None)
 @given(st.integers(1, 99))
 def test_a_line_that_stands_twice_is_a_phantom(kept: int) -> None:
     assert verdict(observed([*entries(kept), Entry(kept + 1, LINES[0])])) is Verdict.PHANTOM
 
 
+@settings(deadline=None)
 @given(st.integers(2, 100), st.data())
 def test_exchanged_lines_are_reordered(kept: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, kept - 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +71,7 @@ runs = st.builds(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(runs)
 def test_a_run_survives_json(run: RunResult) -> None:
     assert RunResult.from_json(json.loads(json.dumps(run.to_json()))) == run
