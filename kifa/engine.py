@@ -146,6 +146,7 @@ class Log:
         self._start_lock = threading.Lock()
         self._process_id = os.getpid()
         self._rotate_first(recovered)
+        self._writer.resume()
         if (
             len(self._pool.live) > MAX_LIVE_SEGMENTS
             or ends_before_next
@@ -237,7 +238,6 @@ class Log:
         self._writer.use_segment(
             segment.descriptor, segment.salt, segment.size_bytes, segment.end_offset
         )
-        self._writer.resume()
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = segment.descriptor

@@ -142,6 +142,32 @@ def test_a_second_writer_is_refused(store: Path) -> None:
         kifa.open(store)
 
 
+def test_nobody_writes_until_a_rotation_is_over(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the end of the rotation would take the group in flight for its own, and a second one could be written."""
+    with kifa.open(store, segment_size_mib=1) as log:
+        log.append(b"x" * 600_000)
+        threads: list[threading.Thread] = []
+        waits: list[bool] = []
+        close, old_segment = os.close, log._descriptor
+
+        def close_slowly(descriptor: int) -> None:
+            if descriptor == old_segment and not threads:
+                threads.append(threading.Thread(target=log.append, args=(b"another thread's",)))
+                threads[0].start()
+                threads[0].join(0.3)
+                waits.append(threads[0].is_alive())
+            close(descriptor)
+
+        monkeypatch.setattr(os, "close", close_slowly)
+        log.append(b"x" * 600_000)
+        monkeypatch.undo()
+        assert waits == [True]
+        threads[0].join(timeout=30)
+        assert log.durable_lsn == log.last_lsn == 3
+
+
 def test_a_forked_child_does_not_keep_the_next_writer_out(store: Path) -> None:
     script = """
 import os, signal, sys, kifa
