@@ -180,7 +180,10 @@ class Follower:
 
     def _catch_up(self) -> Iterator[EntryBatch]:
         """Yield what there is now, from wherever it is, and note what is lost."""
-        require_store(self._reader.path)
+        try:
+            require_store(self._reader.path)
+        except NotAStoreError:
+            raise NotAStoreError(f"{self._reader.path} was removed") from None
         known = self._progress
         selection = known.selection.but(from_lsn=known.low, limit=known.left)
         progress = Progress(selection)
@@ -210,11 +213,12 @@ class Changes:
         self._store = store
         self._loop = EventLoop()
         self._inotify: Inotify | None = None
-        self._is_removed = self._is_broken = False
+        self._is_changed = self._is_removed = self._is_broken = False
         directory = str(store / WAL_DIRECTORY)
         try:
-            self._inotify = Inotify(self._loop, on_overflow=lambda: None)
-            self._inotify.watch(directory, MODIFY | CREATE | MOVED_TO, lambda *_: None)
+            self._inotify = Inotify(self._loop, on_overflow=self._on_change)
+            mask = MODIFY | CREATE | MOVED_TO
+            self._inotify.watch(directory, mask, lambda *_: self._on_change())
             # The directory itself would tell of its end only when nobody has a file of it open.
             self._inotify.watch(str(store), DELETE | MOVED_FROM, self._on_gone)
             blind = unseen_changes(directory)
@@ -225,6 +229,9 @@ class Changes:
             on_notice(f"{blind} does not tell of all changes; looking every {POLL_SECONDS:g} s")
         if stat.S_IFMT(os.fstat(output).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
             self._loop.add(output, 0, self._on_output)
+
+    def _on_change(self) -> None:
+        self._is_changed = True
 
     def _on_gone(self, _mask: int, name: str) -> None:
         self._is_removed = self._is_removed or name == WAL_DIRECTORY
@@ -239,8 +246,10 @@ class Changes:
             NotAStoreError: the store was removed.
             BrokenPipeError: nobody reads the output any more.
         """
-        timer = self._loop.call_later(POLL_SECONDS, lambda: None) if self._polls else None
-        self._loop.run_once()
+        timer = self._loop.call_later(POLL_SECONDS, self._on_change) if self._polls else None
+        while not (self._is_changed or self._is_removed or self._is_broken):
+            self._loop.run_once()
+        self._is_changed = False
         if timer is not None:
             timer.cancel()
         if self._is_broken:

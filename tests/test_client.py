@@ -182,7 +182,7 @@ def test_an_address_that_is_none(send: Send, tmp_path: Path) -> None:
 @both
 def test_a_killed_daemon_kept_all_it_answered(send: Send, tmp_path: Path) -> None:
     """Answered is stored; what is stored was answered or is unknown; nothing else was sent."""
-    items = [b"%d" % n for n in range(2_000_000)]
+    items = [b"%d" % n for n in range(1_000_000)]
     with listening(tmp_path, "--tcp", "127.0.0.1:0", "--ack", code=-9) as (process, (port,)):
         killer = threading.Thread(target=kill_when_written, args=(process.pid, tmp_path))
         killer.start()
