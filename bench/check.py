@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.limits import NOISE
 from bench.results import FLOOR, KIFA, Measurement, Run
 from bench.text import number, table
 
-# Ratios to the floor that differ by less are the same: the floor itself drifts as much.
-NOISE = 0.08
 DEFAULT_BOUND = 0.25
 
 

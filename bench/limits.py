@@ -9,6 +9,9 @@ from typing import Literal
 
 from bench.results import FLOOR, KIFA, Measurement, Run
 
+# Ratios that differ by less are the same: the floor itself drifts as much.
+NOISE = 0.08
+
 Quantity = Callable[[Measurement], float | None]
 
 
@@ -121,16 +124,16 @@ LIMITS: tuple[Limit, ...] = (
         "ingest/file/normal",
         _ratio("kifa cautious"),
         ">=",
-        1.0,
-        "of cautious",
+        1.0 - NOISE,
+        "of cautious, less the noise",
     ),
     _limit(
         "daemon from a pipe, normal mode",
         "ingest/pipe/normal",
         _ratio("kifa cautious"),
         ">=",
-        1.0,
-        "of cautious",
+        1.0 - NOISE,
+        "of cautious, less the noise",
     ),
     _limit("a burst through a pipe", "ingest/burst", _value(), ">=", 6e6, "lines/s"),
     _limit(

@@ -143,7 +143,7 @@ def _latencies(run: Run) -> str:
     subjects = [KIFA, FLOOR, *_peers(run)]
     lines = ["| what | " + " | ".join(subjects) + " |", "|---|" + "---:|" * len(subjects)]
     for one in run.measurements:
-        if one.latencies:
+        if KIFA in one.latencies:
             cells = [_percentiles(one, subject) for subject in subjects]
             lines.append(f"| {one.what} | " + " | ".join(cells) + " |")
     return "\n".join(lines) if len(lines) > 2 else ""

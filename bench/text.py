@@ -79,6 +79,8 @@ LATENCY_HEADINGS = ("latency", "subject", "p50 us", "p99 us", "p99.9 us", "p99 o
 def latency_rows(measurements: Sequence[Measurement]) -> Iterator[tuple[str, ...]]:
     """Yield a row for each histogram of the measurements."""
     for one in measurements:
+        if KIFA not in one.latencies:
+            continue
         floor = one.latencies.get(FLOOR)
         for name in sorted(one.latencies, key=lambda name: (name != KIFA, name == FLOOR)):
             histogram = one.latencies[name]
