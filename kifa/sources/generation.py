@@ -137,6 +137,14 @@ class Generation:
     def is_deleted(self) -> bool:
         return os.fstat(self.descriptor).st_nlink == 0
 
+    def is_at(self, path: str) -> bool:
+        """Whether it is what ``path`` names."""
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self.identity
+
     @property
     def has_half_line(self) -> bool:
         return self.lines.pending_bytes > 0 or self.lines.is_discarding

@@ -80,6 +80,11 @@ class TailedPath:
         limit = self._tails.max_line_size_bytes
         for index, mark in enumerate(marks):
             generation = find(self.path, mark, limit)
+            if generation is not None and not mark.head_size and generation.is_at(self.path):
+                # Nothing was read of it, and it may be another one with the same inode: `check` begins it,
+                # and what was there before.
+                generation.close()
+                continue
             if generation is None and index == len(marks) - 1:
                 generation = find_replacement(self.path, mark, limit)
             if generation is not None:

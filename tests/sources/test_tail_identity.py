@@ -150,3 +150,16 @@ def test_a_copy_that_takes_the_place_and_is_rotated_before_it_is_seen(tmp_path: 
         tail.append(b"3")
         tail.process.send_signal(signal.SIGCONT)
         tail.expect(b"1", b"2", b"3")
+
+
+def test_what_was_rotated_before_an_inode_was_used_again_is_read(tmp_path: Path) -> None:
+    with Tail(tmp_path) as tail:
+        tail.path.touch()
+        tail.logged("ready")
+    first = tmp_path / "first"
+    tail.path.rename(first)
+    tail.append(b"1", path=tmp_path / "app.log.1")
+    first.rename(tail.path)  # as if it had been freed and used again
+    tail.append(b"2")
+    with tail:
+        tail.expect(b"1", b"2")
