@@ -306,6 +306,7 @@ cdef class LogWriter(GroupCommit):
                 status = self.make_room(status)
             if status != STATUS_OK:
                 return status
+            self.await_batch()  # one may have begun while this waited
             if count[0] and self.next_lsn != first_lsn[0] + count[0]:
                 # Another thread's entries came between; one call returns one range of LSNs.
                 return STATUS_GROUP_FULL

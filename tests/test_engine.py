@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import kifa
 from kifa._lines import LineBuffer
+from kifa._wal import DRAINED
 from kifa.engine import Log
 from kifa.manifest import load_manifest
 from tests.reading import read_all
@@ -314,3 +316,28 @@ def test_a_source_checkpoint_and_another_thread_never_wait_for_each_other(store:
     # One held the mutex and waited for the interpreter's lock, the other the reverse: all threads stood still.
     command = [sys.executable, "-c", CHECKPOINTS_BESIDE_OTHERS, str(store)]
     assert subprocess.run(command, timeout=120, check=False).returncode == 0
+
+
+def test_lines_never_come_into_a_batch(store: Path) -> None:
+    """A batch may begin while another thread waits, in the middle of its lines, for a memtable to be flushed."""
+    with kifa.open(store, memtable_flush_threshold_mib=1) as log:
+        log.start_committer()
+        ranges: list[tuple[int, int]] = []
+
+        def store_lines() -> None:
+            lines = LineBuffer()
+            for _ in range(10):
+                lines.feed((b"y" * 200 + b"\n") * 20_000)
+                reason = -1
+                while reason != DRAINED:
+                    first, count, reason, _ = log.frame_lines(lines)
+                    ranges.append((first, first + count))
+
+        worker = threading.Thread(target=store_lines)
+        worker.start()
+        while worker.is_alive():
+            lsns = log.append_many([b"x" * 200] * 2_000)
+            ranges.append((lsns.start, lsns.stop))
+        worker.join()
+    got = sorted(lsns for lsns in ranges if lsns[0] < lsns[1])
+    assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(got))
