@@ -84,18 +84,6 @@ cdef class EntryBatch:
         cdef uint64_t stop = end if to_lsn >= end else max(to_lsn + 1, start)
         return self.slice(<Py_ssize_t>(start - self.first_lsn), <Py_ssize_t>(stop - self.first_lsn))
 
-    def time_range(self):
-        """Return the lowest and the highest timestamp (Unix ms); the batch must not be empty."""
-        if self.count == 0:
-            raise ValueError("an empty batch has no timestamps")
-        cdef uint64_t low = self.timestamps[0], high = low
-        cdef Py_ssize_t i
-        with nogil:
-            for i in range(1, self.count):
-                low = min(low, self.timestamps[i])
-                high = max(high, self.timestamps[i])
-        return low, high
-
     def within_time(self, uint64_t from_time, uint64_t to_time):
         """Return the entries with ``from_time <= timestamp <= to_time`` (Unix ms): a list of batches, ascending LSNs."""
         cdef Py_ssize_t start = 0, stop = 0

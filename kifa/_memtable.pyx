@@ -155,15 +155,20 @@ cdef class Memtable:
     def extend(self, EntryBatch batch not None):
         """Append a batch whose first LSN follows the last one here."""
         cdef Py_ssize_t index
+        cdef bint enough = True
         cdef Arena *arena = self.arena
         assert arena.count == 0 or batch.first_lsn == arena_last_lsn(arena) + 1, "LSNs in a memtable are consecutive"
-        for index in range(batch.count):
-            if not arena_reserve(arena, batch.lengths[index]):
-                raise MemoryError()
-            arena_add(
-                arena, batch.first_lsn + <uint64_t>index, batch.timestamps[index],
-                batch.base + batch.offsets[index], batch.lengths[index],
-            )
+        with nogil:
+            for index in range(batch.count):
+                enough = arena_reserve(arena, batch.lengths[index])
+                if not enough:
+                    break
+                arena_add(
+                    arena, batch.first_lsn + <uint64_t>index, batch.timestamps[index],
+                    batch.base + batch.offsets[index], batch.lengths[index],
+                )
+        if not enough:
+            raise MemoryError()
 
     def add_control(self, uint8_t type, uint64_t lsn, bytes data not None):
         """Append a control record."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from itertools import islice
 
 from kifa._typing import TypeVar
@@ -19,7 +19,7 @@ CHUNK_ITEMS = 8
 CHUNKS_AHEAD = 2
 
 
-def prefetched(source: Generator[Item, None, None]) -> Iterator[Item]:
+def prefetched(source: Generator[Item, None, None]) -> Generator[Item, None, None]:
     """Yield what ``source`` yields, computed a bounded number of items ahead; its error comes behind them.
 
     Closing the result, or leaving it unfinished, closes ``source``.

@@ -195,7 +195,7 @@ class Reader:
                         message = f"{error} changes faster than it can be read; try again"
                         raise KifaError(message, lsn=progress.low) from error
                 finally:
-                    progress.known += snapshot.damage + snapshot.recorded
+                    progress.known += snapshot.causes()
         if progress.missing:
             damage_found = explain_missing(progress.missing, dict.fromkeys(progress.known))
             raise DamagedError(_summary(damage_found), damage_found)

@@ -9,7 +9,9 @@ import bisect
 import errno
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -201,8 +203,31 @@ class SegmentView:
         self.below_lsn: int | None = None
         self.damage: list[Damage] = []
         self.scanner: SegmentScanner | None = None
+        self.found: Survey | Exception | None = None  # what a walk that was done ahead ended with
         self.last_group: Extent | None = None  # if it is complete
         self.judge_later: Callable[[], None] | None = None
+
+    def walk(self, thorough: bool) -> None:
+        """Do what takes time in judging it; what that ends with is taken by the judgement."""
+        assert self.scanner is not None
+        try:
+            self.found = self.scanner.survey(thorough)
+        except Exception as error:  # told by the judgement
+            self.found = error
+
+    def survey(self, thorough: bool) -> Survey:
+        """Return what a walk over the whole segment finds.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self.found is None:
+            self.walk(thorough)
+        found, self.found = self.found, None
+        if isinstance(found, Exception):
+            raise found
+        assert found is not None
+        return found
 
     def judge(self) -> list[Damage]:
         """Read and judge it now, if that was left for later; return its damage.
@@ -344,6 +369,7 @@ def survey_log(
     try:
         if store_id is None:
             store_id = next((f.header.store_id for f in reversed(files) if f.header), None)
+        judges: list[Callable[[], None]] = []
         for index, view in enumerate(log.views):
             following = files[index + 1] if index + 1 < len(files) else None
             view.below_lsn = following.first_lsn if following else None
@@ -351,18 +377,48 @@ def survey_log(
                 continue
             if known_sizes is not None:
                 view.file.known_size_bytes = known_sizes.get(view.file.name, 0)
-            judge = partial(_judge_segment, log, view, following, store_id, thorough)
+            judge: Callable[[], None] = partial(
+                _judge_segment, log, view, following, store_id, thorough
+            )
             if lazily and following is not None:
                 view.judge_later = judge
                 continue
+            judges.append(judge)
+            if view.file.header is not None and view.file.header.store_id == store_id:
+                view.scanner = view.file.scanner()
+        _walk_side_by_side([view for view in log.views if view.scanner is not None], thorough)
+        for judge in judges:
             judge()
-            if following is None and sync_newest:
-                view.file.sync()
+        if files and sync_newest:
+            files[-1].sync()
         log.damage.extend(damage for view in log.views for damage in view.damage)
     except BaseException:
         log.close()
         raise
     return log
+
+
+def _walk_side_by_side(views: list[SegmentView], thorough: bool) -> None:
+    """Walk segments in two threads: one waits for the disk while the other checks what it has read."""
+    if len(views) < 2:
+        return
+    for view in views:
+        # O_DIRECT has left nothing in the page cache; all of it is wanted, in this order.
+        os.posix_fadvise(view.file.descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    waiting = views[::-1]
+
+    def walk() -> None:
+        with suppress(IndexError):
+            while True:
+                waiting.pop().walk(thorough)
+
+    helper = threading.Thread(target=walk, name="kifa-walk")
+    helper.start()
+    try:
+        walk()
+    finally:
+        waiting.clear()
+        helper.join()
 
 
 def _judge_segment(
@@ -383,8 +439,8 @@ def _judge_segment(
     if file.header.store_id != store_id:
         _lose_all(log, view, following, "corruption", "the segment belongs to another store")
         return
-    view.scanner = file.scanner()
-    survey = view.scanner.survey(thorough)
+    view.scanner = view.scanner or file.scanner()
+    survey = view.survey(thorough)
     if not file.unchanged():
         raise SegmentChanged(file.name)
     if following is None:

@@ -99,8 +99,8 @@ class Snapshot:
 
         Args:
             whole_log: judge also the segments that tables have superseded.
-            lazily: judge of the log only the newest segment now; what reads one of the others may raise
-                `LogDamagedError`.
+            lazily: judge of the log only the newest segment now, and load no index; what reads one of the other
+                segments may raise `LogDamagedError`.
 
         Raises:
             FileNotFoundError, SegmentChanged: a writer changed the store meanwhile; try again (see `take`).
@@ -133,7 +133,7 @@ class Snapshot:
         except BaseException:
             self.close()
             raise
-        self._collect_damage()
+        self._collect_damage(lazily)
 
     @classmethod
     def take(cls, store: Path, *, whole_log: bool = False, lazily: bool = False) -> Snapshot:
@@ -189,10 +189,12 @@ class Snapshot:
         self.tables.sort(key=lambda table: (table.min_lsn, -table.max_lsn))
         return True
 
-    def _collect_damage(self) -> None:
+    def _collect_damage(self, lazily: bool) -> None:
         self.damage += self._foreign
         for table in self.tables:
-            _ = table.index, table.metadata
+            _ = table.metadata
+            if not lazily:
+                _ = table.index
             self.damage += table.damage
         self.damage += self.log.damage
         self.damage += self._missing_files()
@@ -205,7 +207,10 @@ class Snapshot:
         """Name the files that the manifest lists, that are gone, and that no other file replaces."""
         if self.manifest is None:
             return
+        there = {table.name for table in self.tables}
         for listed in self.manifest.tables:
+            if listed.name in there:
+                continue
             replaced = any(
                 table.min_lsn <= listed.min_lsn and listed.max_lsn <= table.max_lsn
                 for table in self.tables
@@ -218,6 +223,11 @@ class Snapshot:
             if segment.first_lsn > newest:
                 reason = "the segment is gone, and nobody knows how much it held"
                 yield Damage("missing file", segment.name, None, segment.first_lsn, None, reason)
+
+    def causes(self) -> list[Damage]:
+        """Return all that may explain why an LSN is missing, as far as it is known by now."""
+        found_late = [damage for table in self.tables for damage in table.damage]
+        return self.damage + self.recorded + found_late
 
     @property
     def checkpoint_lsn(self) -> int:

@@ -32,6 +32,7 @@ from kifa.sstable_format import (
 )
 
 READ_SIZE_BYTES = 1 << 20
+LARGE_INDEX_SIZE_BYTES = 1 << 20  # of a table of 1.6 GiB of entries
 
 OnDamage = Callable[[Damage], None]
 
@@ -288,6 +289,10 @@ class Table:
             yield from self._batches(from_lsn, to_lsn, from_time, to_time, reverse, on_damage)
         finally:
             self._rest()
+            if len(self._index or b"") > LARGE_INDEX_SIZE_BYTES and not self.damage:
+                self._index = (
+                    None  # the next table has its own, and memory must not grow with the store
+                )
 
     def _batches(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,27 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, comma
     assert result.returncode != 0
     assert result.stderr.startswith(b"kifa: ")
     assert result.stderr.count(b"\n") == 1
+
+
+def test_a_store_of_somebody_else_is_one_line(store: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    shutil.copytree(store, private / "store")
+    # Everything is loaded before, for the interpreter itself may be as private.
+    script = (
+        "import os, sys, encodings.idna, json, kifa.cli, kifa.cli._plain, kifa.cli.query, kifa.cli.stats\n"
+        "import kifa.export, kifa.query, kifa.stats\n"
+        "os.geteuid() == 0 and (os.chmod(sys.argv[1], 0o700), os.setuid(65534)) or os.chmod(sys.argv[1], 0)\n"
+        "kifa.cli.main(sys.argv[2:])"
+    )
+    for command in ("query", "stats"):
+        result = run_python(script, str(private), command, "-d", str(private / "store"))
+        private.chmod(0o700)
+        assert result.returncode == ExitCode.NOT_A_STORE
+        assert result.stdout == b""
+        assert result.stderr.startswith(b"kifa: ")
+        assert result.stderr.endswith(b": Permission denied\n")
+        assert result.stderr.count(b"\n") == 1
 
 
 def test_a_daemon_s_help_is_not_the_daemon(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,3 +247,22 @@ log.append(b"after the step")
     for script in ("log.flush()\n", "", "log.append(b'more')\nlog.flush()\n"):
         run(store, script + DIE)
         assert collect_stats(store).clock_step_count == 1
+
+
+def test_a_large_log_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = tmp_path / "killed"
+    with kifa.open(tmp_path / "store", segment_size_mib=1, memtable_flush_threshold_mib=64) as log:
+        for number in range(30):
+            log.append_many([b"%d %d" % (number, n) + b"x" * 1000 for n in range(100)])
+            log.frame_source_checkpoint("file", number)
+        log.sync()
+        shutil.copytree(tmp_path / "store", killed)  # as if it were killed now
+    monkeypatch.setattr("kifa.recovery.LARGE_LOG_SIZE_BYTES", 0)
+    with kifa.open(killed, memtable_flush_threshold_mib=1) as log:
+        assert log.damage == []
+        assert log.last_lsn == 3000
+        assert log.sources == {"file": 29}
+        log.flush()
+    entries = [entry.data for entry in kifa.reader(killed).entries()]
+    assert entries == [entry.data for entry in kifa.reader(tmp_path / "store").entries()]
+    assert len(entries) == 3000

@@ -161,6 +161,25 @@ def test_an_open_table_outlives_its_name(tmp_path: Path) -> None:
         assert read_entries(table.batches()) == entries
 
 
+def test_a_large_index_is_held_only_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = incompressible(400, 1000)
+    info = make_table(tmp_path, entries)
+    reads: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr("kifa.sstable.LARGE_INDEX_SIZE_BYTES", 0)
+    monkeypatch.setattr(
+        "kifa.sstable.os.pread", lambda d, size, at: reads.append(at) or pread(d, size, at)
+    )
+    with Table(tmp_path / info.name, STORE_ID) as table:
+        for _ in range(2):
+            assert read_entries(table.batches()) == entries
+    assert table.damage == []
+    assert len({*reads}) == info.blocks + 3  # header, footer, index
+    assert len(reads) == 2 * (info.blocks + 1) + 2
+
+
 def test_a_table_at_rest_holds_no_descriptor(tmp_path: Path) -> None:
     entries = incompressible(200, 1000)
     path = tmp_path / make_table(tmp_path, entries, METADATA).name

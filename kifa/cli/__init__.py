@@ -31,7 +31,8 @@ def _run(arguments: list[str]) -> int:
         return ExitCode.OK  # whoever read the output, `head` say, has seen enough
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return complain(f"{where}{error.strerror or error}", ExitCode.FAILURE)
+        code = ExitCode.NOT_A_STORE if isinstance(error, PermissionError) else ExitCode.FAILURE
+        return complain(f"{where}{error.strerror or error}", code)
 
 
 def _dispatch(arguments: list[str]) -> int:
