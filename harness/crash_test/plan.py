@@ -113,6 +113,7 @@ def plan_cycle(settings: Settings, number: int, requests: Requests) -> CyclePlan
     stage, moment = _moment(draw, settings, requests)
     heavy = stage in (Stage.ROTATE, Stage.FLUSH, Stage.COMPACT) or draw.random() < 0.15
     power = draw.random() < 0.85
+    is_in_log = stage in (Stage.APPEND, Stage.SYNC)
     return CyclePlan(
         number=number,
         seed=draw.getrandbits(31),
@@ -125,9 +126,10 @@ def plan_cycle(settings: Settings, number: int, requests: Requests) -> CyclePlan
         moment=moment,
         stage=stage,
         power=power,
-        at_once=power and moment.request is not None and draw.random() < 0.5,
+        at_once=power and moment.request is not None and draw.random() < 0.4,
         look=draw.random() < 0.3,
-        look_between=draw.random() < 0.25,
+        # A group that is written and not synced is what a reader must not show before it has synced it.
+        look_between=draw.random() < (0.7 if is_in_log and moment.request else 0.25),
         recovery_cuts=_recovery_cuts(draw, stage, requests),
         begins_store=number % MAX_STORE_CYCLES == 1 or draw.random() < 1 / MAX_STORE_CYCLES,
         rotates_file=source == "file" and draw.random() < 0.3,
