@@ -213,6 +213,7 @@ class Log:
     def _rotate(self) -> None:
         """Make room for the record that did not fit, unless another thread just has."""
         with self._rotation_lock:
+            self._writer.check_usable()  # it may have been closed since: then the store is another writer's
             self._writer.quiesce()
             try:
                 if not self._writer.fits:
@@ -450,7 +451,8 @@ class Log:
             os.close(self._descriptor)  # the parent's log goes on
             return
         try:
-            self._writer.stop()
+            with self._rotation_lock:
+                self._writer.stop()
         finally:
             self._closing.set()
             self._writer.stop_committer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -168,6 +169,32 @@ def test_nobody_writes_until_a_rotation_is_over(
         assert waits == [True]
         threads[0].join(timeout=30)
         assert log.durable_lsn == log.last_lsn == 3
+
+
+def test_closing_waits_for_a_rotation_and_none_comes_after_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = kifa.open(store, segment_size_mib=1)
+    log.append(b"x" * 600_000)
+    closing = threading.Thread(target=log.close)
+    waits: list[bool] = []
+    rotate = log._pool.rotate
+
+    def rotate_slowly(*arguments: object) -> object:
+        closing.start()
+        closing.join(0.3)
+        waits.append(closing.is_alive())
+        return rotate(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(log._pool, "rotate", rotate_slowly)
+    with contextlib.suppress(kifa.ClosedError):
+        log.append(b"x" * 600_000)
+    closing.join(timeout=30)
+    assert waits == [True]
+    segments = sorted((store / "wal").iterdir())
+    with pytest.raises(kifa.ClosedError):
+        log._rotate()
+    assert sorted((store / "wal").iterdir()) == segments
 
 
 def test_a_forked_child_does_not_keep_the_next_writer_out(store: Path) -> None:

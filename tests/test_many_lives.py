@@ -51,7 +51,7 @@ CHANGES = (
     "fallocate",
     "mkdir",
 )
-PATHS = ("*", "*", "*/wal/*", "*/sst/*", "*/manifest*", "*.spare")
+PATHS = ("*", "*", "wal/*", "sst/*", "manifest*", "*.spare")
 ROOT = Path(__file__).parent.parent
 
 
@@ -148,11 +148,7 @@ class Life:
         """Draw what goes wrong in the next session."""
         self.faulty = self.sync_failed = False
         trap = self.choices.choices(["kill", "fail", "quota", "none"], [9, 6, 2, 2])[0]
-        where = (
-            f"{self.name}{self.choices.choice(PATHS)[1:]}"
-            if self.choices.random() < 0.7
-            else f"{self.name}*"
-        )
+        where = f"{self.name}/{self.choices.choice(PATHS)}"
         nth = self.choices.choice([1, 2, 3, 5, 8, 13, 21, 40, 80, self.choices.randrange(1, 200)])
         if self.only_killed and self.choices.random() < 0.4:
             # Power goes while the next one recovers, or soon after.
