@@ -176,8 +176,12 @@ def _has_unread(candidate: Generation, ended: Sequence[Mark], live: Sequence[Gen
         return mark.head_size > 0 and mark.has_head(candidate.descriptor)
 
     if any(is_same(other.mark) for other in live):
-        # A copy, perhaps of less than was read. If its model is gone, `TailedPath` goes on in it once that is read.
-        return any(is_same(other.mark) and other.is_deleted for other in live)
+        # A copy, perhaps of less than was read. If its model is gone, `TailedPath` goes on in it once that is read;
+        # not if that was truncated, for then it looks for the copy itself.
+        return any(
+            is_same(other.mark) and other.is_deleted and other.size_bytes >= other.offset
+            for other in live
+        )
     same = [mark for mark in ended if is_same(mark)]
     if not same:
         return True
