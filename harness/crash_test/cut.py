@@ -86,6 +86,7 @@ class Cutter:
         unanswered = sum(sender.unanswered for sender in stand.senders)
         spoilt = fault.spoils_looks
         power.clear()
+        fault.end()
         if plan.look_between and not went and not spoilt:
             self._look_between()
         if plan.power and not went:

@@ -43,6 +43,9 @@ class Fault:
     def tick(self, since_first_s: float) -> None:
         """Time has passed since then."""
 
+    def end(self) -> None:
+        """The target is dead, and has not begun to recover."""
+
     def at_rest(self, store: Path) -> list[Finding]:
         """The power was cut, and nothing runs; return what is wrong.
 
@@ -104,9 +107,9 @@ class FullDisk(Fault):
             self.power.command("quota", bytes=None)
             self.timeline.note("fault", "there is space again")
 
-    def at_rest(self, store: Path) -> list[Finding]:
+    def end(self) -> None:
+        # A store of which nothing may be written cannot recover; that is no broken promise.
         self.power.command("quota", bytes=None)
-        return []
 
 
 class SlowDisk(Fault):
