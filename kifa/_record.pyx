@@ -1,6 +1,6 @@
 """Records on disk: the scanner that finds them in any bytes, and the reader of what it found.
 
-`SegmentScanner.survey` walks a segment once and says where its groups and its invalid areas are; `kifa.segments`
+`SegmentScanner.survey` walks a segment once and says where its groups and its invalid areas are; `kifa.judgement`
 judges them (docs/FORMAT.md, "Reading a segment"); `SegmentScanner.read` then decodes what counts.
 """
 

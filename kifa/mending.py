@@ -22,7 +22,7 @@ from kifa.sstable_writer import write_table
 
 if TYPE_CHECKING:
     from kifa._merge import Source
-    from kifa.segments import SegmentView
+    from kifa.judgement import SegmentView
     from kifa.sstable import Table
 
 

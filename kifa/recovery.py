@@ -26,6 +26,7 @@ from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.fs import NO_SPACE, list_names, remove_temporaries, sync_directory
 from kifa.identity import find_store_id
+from kifa.judgement import LogSurvey, survey_log
 from kifa.manifest import Manifest, read_manifest
 from kifa.memtable_writer import metadata_of, write_memtables
 from kifa.segment_pool import LiveSegment
@@ -33,8 +34,6 @@ from kifa.segments import (
     DATA_OFFSET,
     RECORD_OVERHEAD,
     WAL_DIRECTORY,
-    LogSurvey,
-    survey_log,
 )
 from kifa.sstable import ForeignTableError, Table
 from kifa.sstable_format import (

@@ -15,8 +15,9 @@ from kifa._typing import TYPE_CHECKING
 from kifa.errors import Damage, KifaError
 from kifa.fs import list_names, require_store
 from kifa.identity import find_store_id
+from kifa.judgement import LogSurvey, SegmentView, survey_log
 from kifa.manifest import Manifest, read_manifest
-from kifa.segments import LogSurvey, SegmentChanged, SegmentView, survey_log
+from kifa.segments import SegmentChanged
 from kifa.sstable import ForeignTableError, SkippedRange, Table
 from kifa.sstable_format import TABLE_DIRECTORY, parse_table_name
 

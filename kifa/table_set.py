@@ -22,12 +22,12 @@ from kifa._memtable import Memtable
 from kifa._typing import Any
 from kifa.errors import DamagedError
 from kifa.fs import list_names
+from kifa.judgement import survey_log
 from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
 from kifa.memtable_writer import write_memtables
 from kifa.mending import SegmentSource, mend_table
 from kifa.recovery import Recovered
 from kifa.segment_pool import SegmentPool
-from kifa.segments import survey_log
 from kifa.sstable import ForeignTableError, Table
 from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, parse_table_name
 from kifa.sstable_writer import concatenate_tables

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import kifa
 from kifa._record import SegmentScanner
-from kifa.segments import LogSurvey, SegmentHeader, list_segments, survey_log
+from kifa.judgement import LogSurvey, survey_log
+from kifa.segments import SegmentHeader, list_segments
 from kifa.verify import verify_store
 from tests.conftest import run_python
 
