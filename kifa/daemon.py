@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kifa.config import Config, parse_address
 from kifa.engine import Log
@@ -53,7 +53,7 @@ class _Daemon:
         self._store = store
         ingest = Ingest(store, loop)
         for open_source in self._openers(ingest):
-            self._sources.append(open_source())
+            self._sources += open_source()
         self._notifier.send("READY=1", f"STATUS=durable LSN {store.durable_lsn}")
         if self._notifier.watchdog_seconds:
             self._feed_watchdog(store, loop)
@@ -101,11 +101,11 @@ class _Daemon:
         if not any(self._config[name] for name in ("files", "tcp", "udp", "unix")):
             self._stop_code = self._stop_code or ExitCode.OK
 
-    def _openers(self, ingest: Ingest) -> list[Callable[[], Source]]:
+    def _openers(self, ingest: Ingest) -> list[Callable[[], Sequence[Source]]]:
         config = self._config
-        openers: list[Callable[[], Source]] = []
+        openers: list[Callable[[], Sequence[Source]]] = []
         if config["files"]:
-            openers.append(lambda: self._open_files(ingest))
+            openers.append(lambda: [self._open_files(ingest)])
         if config["tcp"] or config["unix"]:
             from kifa.sources.stream import (
                 Connection,
@@ -125,29 +125,34 @@ class _Daemon:
             )
             connections: set[Connection] = set()
 
-            def listen(listener: socket.socket, name: str) -> Source:
-                return StreamListener(ingest, listener, name, limits, connections)
+            def listen(listeners: list[socket.socket], name: str) -> Sequence[Source]:
+                return [
+                    StreamListener(ingest, listener, name, limits, connections)
+                    for listener in listeners
+                ]
 
             for text in config["tcp"]:
                 address = parse_address(text)
                 openers.append(lambda a=address, t=text: listen(listen_tcp(*a), t))  # type: ignore[misc]
             for path in config["unix"]:
-                openers.append(lambda p=path: listen(listen_unix(p), p))  # type: ignore[misc]
+                openers.append(lambda p=path: listen([listen_unix(p)], p))  # type: ignore[misc]
         if config["udp"]:
             from kifa.sources.udp import DatagramSource
 
             for text in config["udp"]:
-                openers.append(lambda t=text: DatagramSource(ingest, t))  # type: ignore[misc]
+                openers.append(lambda t=text: [DatagramSource(ingest, t)])  # type: ignore[misc]
         if config["stdin"]:
             from kifa.sources.stdin import StandardInput
 
             openers.append(
-                lambda: StandardInput(
-                    ingest,
-                    ack=config["ack"],
-                    max_line_size_bytes=config["max_line_size_bytes"],
-                    on_end=self._on_end_of_input,
-                )
+                lambda: [
+                    StandardInput(
+                        ingest,
+                        ack=config["ack"],
+                        max_line_size_bytes=config["max_line_size_bytes"],
+                        on_end=self._on_end_of_input,
+                    )
+                ]
             )
         return openers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -116,6 +117,54 @@ def test_a_connection_beyond_the_limit_is_told(tmp_path: Path) -> None:
             assert receive(second, 4).startswith(b"ERR ")
         first.sendall(b"b\n")
         receive(first, 6)
+
+
+# A resolver whose "both.test" is what "localhost" is on most machines, whatever this one's /etc/hosts says, ...
+RESOLVER = """
+import socket
+real = socket.getaddrinfo
+def resolve(host, port, *args, **keywords):
+    if host == b"both.test":
+        hosts = {hosts!r}
+        return [entry for host in hosts for entry in real(host, port, *args, **keywords)]
+    return real(host, port, *args, **keywords)
+socket.getaddrinfo = resolve
+"""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted"),
+    [
+        (["::1", "127.0.0.1", "127.0.0.1"], ["::1", "127.0.0.1"]),  # ... with a line twice,
+        (["2001:db8::1", "127.0.0.1"], ["127.0.0.1"]),  # or with an address that is not ours
+    ],
+)
+def test_a_name_is_listened_on_at_each_of_its_addresses(
+    hosts: list[str], wanted: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(RESOLVER.replace("{hosts!r}", repr(hosts)))
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    store = tmp_path / "store"
+    with listening(store, "--tcp", "both.test:0", "--ack", env=environment) as (_, ports):
+        assert len(ports) == len(wanted)
+        for host, port in zip(wanted, ports, strict=True):
+            with socket.create_connection((host, port)) as peer:
+                peer.sendall(host.encode() + b"\n")
+                assert receive(peer, 6).startswith(b"ACK ")
+    assert data_of(store) == [host.encode() for host in wanted]
+
+
+def test_a_name_of_which_one_address_is_in_use_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        RESOLVER.replace("{hosts!r}", repr(["::1", "127.0.0.1"]))
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with start(tmp_path / "store", "--tcp", f"both.test:{port}", env=environment) as process:
+            _, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode not in (0, 143)
+    assert b"cannot listen on both.test" in errors
 
 
 def test_every_datagram_of_a_burst_is_stored_or_counted(tmp_path: Path) -> None:

@@ -69,16 +69,38 @@ class Limits(NamedTuple):
     ack: bool
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """Return a listening socket; no host is every interface, IPv6 included."""
+def listen_tcp(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets on all addresses of ``host``; no host is every interface, IPv6 included.
+
+    An address that this machine does not have (``::1`` where IPv6 is off) is left out, unless it is the only one.
+    Port 0 is a free port, another one for each.
+
+    Raises:
+        UnwritableError: one of them is in use, or there is none.
+    """
+    listeners: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         if not host:
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
-            )
-        family = socket.getaddrinfo(plain_host(host), port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+            return [
+                socket.create_server(
+                    ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+                )
+            ]
+        found = socket.getaddrinfo(plain_host(host), port, type=socket.SOCK_STREAM)
+        for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
+            try:
+                listeners.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                absent = error
+        if absent is not None and not listeners:
+            raise absent
+        return listeners
     except OSError as error:
+        for listener in listeners:
+            listener.close()
         raise UnwritableError(
             f"cannot listen on {host}:{port}: {error.strerror or error}"
         ) from None

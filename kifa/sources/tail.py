@@ -44,7 +44,7 @@ class FileSource:
         """Begin to follow.
 
         Args:
-            patterns: paths and globs.
+            patterns: paths and globs. A file that a glob is the very name of (``a[1].log``) is one of its files.
             from_end: files that are there now and were never read before are read from their end.
             max_line_size_bytes: longer lines are refused.
         """
@@ -102,13 +102,15 @@ class FileSource:
 
     def _find_paths(self) -> list[str]:
         found: dict[str, None] = {}
+        stored = self.ingest.store.sources
         for pattern in self._patterns:
-            if glob.has_magic(pattern):
-                found |= dict.fromkeys(sorted(filter(os.path.isfile, glob.glob(pattern))))  # noqa: PTH207
-                known = (key for key in self.ingest.store.sources if key not in self._paths)
-                found |= dict.fromkeys(key for key in known if fnmatch.fnmatch(key, pattern))
-            else:
+            is_glob = glob.has_magic(pattern)
+            if not is_glob or os.path.isfile(pattern) or pattern in stored:  # noqa: PTH113
                 found[pattern] = None
+            if is_glob:
+                found |= dict.fromkeys(sorted(filter(os.path.isfile, glob.glob(pattern))))  # noqa: PTH207
+                known = (key for key in stored if key not in self._paths)
+                found |= dict.fromkeys(key for key in known if fnmatch.fnmatch(key, pattern))
         return list(found)
 
     def _is_read_already(self, path: str) -> bool:
@@ -155,7 +157,7 @@ class FileSource:
         for way in ways:
             for directory, name, is_fixed in names_on_the_way(way):
                 directories.setdefault(directory, _ANCESTOR_EVENTS)
-                if not is_fixed:
+                if not is_fixed or glob.has_magic(name):  # others, too, may appear
                     directories[directory] = _DIRECTORY_EVENTS
                     self._names.add(name)
         return directories
@@ -186,7 +188,11 @@ class FileSource:
             return None
 
     def _on_directory(self, mask: int, name: str) -> None:
-        if mask & _DIRECTORY_GONE or any(fnmatch.fnmatch(name, wanted) for wanted in self._names):
+        if (
+            mask & _DIRECTORY_GONE
+            or name in self._names
+            or any(fnmatch.fnmatch(name, wanted) for wanted in self._names)
+        ):
             self.schedule_rescan()
 
     def begin_watch(self, path: TailedPath, generation: Generation) -> None:

@@ -158,6 +158,22 @@ def test_a_glob_does_not_read_a_rotated_file_twice(tmp_path: Path) -> None:
         tail.expect(*expected, b"other")
 
 
+def test_a_file_whose_name_is_a_glob_is_followed_as_are_those_it_names(tmp_path: Path) -> None:
+    path = tmp_path / "of[1]" / "app[2].log"
+    with Tail(tmp_path, "--file", path) as tail:
+        tail.logged("ready")
+        path.parent.mkdir()
+        tail.append(b"1", path=path)
+        tail.expect(b"1")
+        path.rename(path.with_name("app[2].log.1"))
+        tail.restart()
+        tail.append(b"2", path=path)
+        tail.expect(b"1", b"2")
+        (tmp_path / "of1").mkdir()
+        tail.append(b"3", path=tmp_path / "of1" / "app2.log")
+        tail.expect(b"1", b"2", b"3")
+
+
 def test_from_end_holds_for_what_is_there_at_the_first_start(tail: Tail) -> None:
     tail.options = (*tail.options, "--from", "end")
     tail.append(b"before")
