@@ -6,6 +6,8 @@ from pathlib import Path
 
 from harness.crash_test.errors import CrashTestError
 
+# Where glibc has what libfaketime shares between a process and its children: it cannot be told to share nothing.
+SHARED_MEMORY = Path("/dev/shm")
 FAKETIME_LIBRARIES = ("*/faketime/libfaketimeMT.so.1", "faketime/libfaketimeMT.so.1")
 
 
@@ -33,3 +35,9 @@ def clock_environment(work: Path) -> dict[str, str]:
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
+
+
+def remove_clock(pid: int) -> None:
+    """Remove what a target with a clock of its own leaves in shared memory if it is killed."""
+    for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+        (SHARED_MEMORY / name).unlink(missing_ok=True)

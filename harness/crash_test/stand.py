@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.crash_test.clock import clock_environment
+from harness.crash_test.clock import clock_environment, remove_clock
 from harness.crash_test.ledger import Ledger
 from harness.crash_test.look import Look
 from harness.crash_test.plan import CyclePlan
@@ -61,6 +61,7 @@ class Stand:
         self.senders: list[Sender] = []
         self.store = Store(power.disk / "store-0")
         self.child: TargetProcess | None = None
+        self._has_clock = False
         self._stores = 0
         self._sockets = sockets
         self._ready = ReadySocket(sockets / "ready")
@@ -97,7 +98,8 @@ class Stand:
     def begin_start(self, plan: CyclePlan) -> None:
         """Start it, and do not wait."""
         self._unix.unlink(missing_ok=True)
-        environment = clock_environment(self.work) if plan.faults == "clock" else {}
+        self._has_clock = plan.faults == "clock"
+        environment = clock_environment(self.work) if self._has_clock else {}
         if plan.source == "file" and self.store.file is None:
             path = self.work / "followed.log"
             self.store.file = FileSender("file", iter(()), path)
@@ -192,6 +194,8 @@ class Stand:
             return None
         code = self.child.kill()
         self.child.close()
+        if self._has_clock and isinstance(self.child, Child):  # a container takes its own with it
+            remove_clock(self.child.pid)
         self.child = None
         return code
 

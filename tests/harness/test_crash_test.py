@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harness.crash_test import self_check
+from harness.crash_test import self_check, stand
+from harness.crash_test.clock import SHARED_MEMORY
+from harness.crash_test.processes import Child
 from harness.crash_test.results import ExitCode, RunResult
-from harness.crash_test.run import default_kifa_bin
+from harness.crash_test.run import Run, default_kifa_bin
 from harness.crash_test.settings import Settings
 from harness.oracle import Verdict
 
@@ -75,6 +79,33 @@ def test_the_clock_of_the_target_may_jump(tmp_path: Path, power: str, faults: st
     )
     assert [cycle.findings for cycle in result.cycles] == [()] * 3
     assert code == ExitCode.PASSED
+
+
+def test_a_clock_of_its_own_leaves_nothing_in_shared_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+
+    class RecordedChild(Child):
+        def __init__(self, command: Sequence[str], **options: Any) -> None:
+            super().__init__(command, **options)
+            pids.append(self.pid)
+
+    monkeypatch.setattr(stand, "Child", RecordedChild)
+    settings = Settings(
+        seed=3,
+        power="sigkill",
+        faults="clock",
+        cycles=1,
+        feed_seconds=0.2,
+        kifa_bin=default_kifa_bin(),
+        data_dir=tmp_path / "data",
+    )
+    with Run(settings) as crash_test:
+        result = crash_test.run(lambda cycle: None)
+    assert result.verdicts == {Verdict.PASS: 1}
+    assert len(pids) > 1
+    assert [path for pid in pids for path in SHARED_MEMORY.glob(f"*faketime*_{pid}")] == []
 
 
 @pytest.mark.parametrize("subject", self_check.SUBJECTS, ids=lambda subject: subject.what)
