@@ -70,7 +70,7 @@ def test_towers_do_not_import_each_other(tower: str) -> None:
         assert not pattern.search(path.read_text()), path
 
 
-# Each costs a start of any command time, and a daemon at rest memory: see docs/decisions/what-is-loaded.md.
+# Each costs a start of any command time, and a daemon at rest memory: see docs/decisions/0009-what-is-loaded.md.
 HEAVY = [
     "asyncio",
     "click",
