@@ -20,7 +20,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,15 +28,13 @@ import pytest
 import kifa
 from kifa.stats import collect_stats
 from kifa.verify import verify_store
+from tests.fuzzing import count_of_lives, how_to_repeat, seeds_of_lives
 from tests.lazyfs.conftest import Mounted, MountFactory, mount
 from tests.lives import content
 
 __all__ = ["mount"]
 
-LIVES = int(os.environ.get("KIFA_LIVES", "10"))
-FIRST_SEED = int(os.environ.get("KIFA_LIVES_SEED", "1"))
-SECONDS = float(os.environ.get("KIFA_LIVES_SECONDS", "inf"))
-REPEAT = os.environ.get("KIFA_LIVES_REPEAT") == "1"
+LIVES = count_of_lives(10)
 
 HONEST_PROFILES = ("lazyfs", "posix-strict", "ext4-ordered", "random")
 CHANGES = (
@@ -298,10 +295,8 @@ class Life:
 
 @pytest.mark.timeout(max(120, 20 * LIVES))
 def test_many_lives(mount: MountFactory) -> None:
-    deadline = time.monotonic() + SECONDS
     disk = mount()
-    for number in range(LIVES):
-        seed = FIRST_SEED if REPEAT else FIRST_SEED + number
+    for seed in seeds_of_lives(LIVES, first=1):
         life = Life(disk, seed)
         try:
             life.run()
@@ -309,11 +304,8 @@ def test_many_lives(mount: MountFactory) -> None:
             keep = os.environ.get("KIFA_LIVES_KEEP")
             if keep and life.store.exists():
                 shutil.copytree(life.store, Path(keep) / life.name, dirs_exist_ok=True)
-            command = f"KIFA_LIVES=1 KIFA_LIVES_SEED={seed} python -m pytest -s tests/{Path(__file__).name}"
-            error.add_note("\n".join([f"life {seed}; again: {command}", *life.story]))
+            error.add_note("\n".join([how_to_repeat(seed, __file__), *life.story]))
             raise
         finally:
             life.calm()
         shutil.rmtree(life.store, ignore_errors=True)
-        if time.monotonic() > deadline:
-            break

@@ -27,12 +27,20 @@ echo page >"$report/report.html"
 [ "$(wc -l <"$LOG")" -ne 1 ]
 """
 
+# Stands in for the interpreter of the random lives: those of a file fail.
+PYTHON_STUB = """#!/bin/sh
+echo "$KIFA_LIVES_SECONDS $KIFA_LIVES_SEED $*" >>"$LOG.lives"
+echo said
+case $* in *sources*) exit 1;; esac
+"""
+
 
 def nightly(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "bin").mkdir(exist_ok=True)
-    stub = tmp_path / "bin" / "kifa-crash-test"
-    stub.write_text(STUB)
-    stub.chmod(0o755)
+    for name, text in (("kifa-crash-test", STUB), ("python", PYTHON_STUB)):
+        stub = tmp_path / "bin" / name
+        stub.write_text(text)
+        stub.chmod(0o755)
     return subprocess.run(
         [str(NIGHTLY), *arguments],
         capture_output=True,
@@ -47,7 +55,7 @@ def nightly(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 def test_all_combinations_in_an_order_of_the_seed(tmp_path: Path) -> None:
     ended = nightly(tmp_path, "60", "5")
     assert ended.returncode == 1, ended.stderr
-    assert "nightly: seed 5, 312 rounds of 25 cycles, 1 failed" in ended.stdout
+    assert "nightly: seed 5, 312 rounds of 25 cycles, 2 failed" in ended.stdout
     rounds = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     found = []
     for number, words in enumerate(rounds, 1):
@@ -62,7 +70,12 @@ def test_all_combinations_in_an_order_of_the_seed(tmp_path: Path) -> None:
     assert sorted(found) == sorted((*lazyfs, *sigkill))
     assert found != sorted(found)
     kept = sorted(path.name for path in (tmp_path / "reports").iterdir())
-    assert kept == ["round-1", "round-1.log"]
+    assert kept == ["lives-file.log", "round-1", "round-1.log"]
+    assert (tmp_path / "reports" / "lives-file.log").read_text() == "said\n"
+    assert (tmp_path / "log.lives").read_text().splitlines() == [
+        "360 5 -m pytest -q tests/test_many_lives.py",
+        "360 5 -m pytest -q tests/sources/test_many_lives.py",
+    ]
     assert (tmp_path / "reports" / "round-1" / "report.html").exists()
 
 

@@ -3,7 +3,8 @@
 Each line must be stored exactly once, those of one file in their order. Only what a truncation may cost is allowed to
 be missing, and then something must have been counted as lost.
 
-``KIFA_TEST_LIVES=1000 pytest tests/sources/test_many_lives.py`` runs as many; a seed that fails is in the test's name.
+    KIFA_LIVES=1 KIFA_LIVES_SEED=4711 python -m pytest tests/sources/test_many_lives.py   one life again
+    KIFA_LIVES=100000 KIFA_LIVES_SECONDS=7200 python -m pytest tests/sources/test_many_lives.py   two hours (ci/nightly)
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from tests.daemons import wait_for
+from tests.fuzzing import count_of_lives, how_to_repeat, seeds_of_lives
 from tests.sources.tails import Tail
 
-LIVES = int(os.environ.get("KIFA_TEST_LIVES", "6"))
-FIRST_SEED = int(os.environ.get("KIFA_TEST_SEED", "0"))
+LIVES = count_of_lives(6)
 STEPS = 30
 KEPT_FILES = 6
 
@@ -206,11 +207,18 @@ class World:
             assert "may be lost" not in self.tail.errors.read_text(), self.explain()
 
 
-@pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + LIVES))
-def test_each_line_is_stored_exactly_once_whatever_happens(seed: int, tmp_path: Path) -> None:
-    world = World(tmp_path, seed)
-    try:
-        world.live()
-    finally:
-        if world.tail.process is not None:
-            world.tail.kill()
+@pytest.mark.timeout(max(120, 20 * LIVES))
+def test_each_line_is_stored_exactly_once_whatever_happens(tmp_path: Path) -> None:
+    for seed in seeds_of_lives(LIVES, first=0):
+        directory = tmp_path / f"life-{seed}"
+        directory.mkdir()
+        world = World(directory, seed)
+        try:
+            world.live()
+        except BaseException as error:
+            error.add_note(how_to_repeat(seed, __file__))
+            raise
+        finally:
+            if world.tail.process is not None:
+                world.tail.kill()
+        shutil.rmtree(directory)
