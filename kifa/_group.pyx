@@ -180,14 +180,17 @@ cdef class GroupCommit(Memtables):
         self.half_full = False
 
     def quiesce(self):
-        """Commit what is framed; until `resume`, nothing is framed or written. For the change of a segment."""
+        """Commit what is framed; until `resume`, nothing is framed or written. For the change of a segment.
+
+        It waits for the control record of a group that is held.
+        """
         cdef int status = STATUS_OK
         cdef Group *group
         with nogil:
             pthread_mutex_lock(&self.mutex)
             while not self.poison:
                 group = &self.groups[self.open_index]
-                if self.in_flight:
+                if self.in_flight or (self.held and group.records):
                     pthread_cond_wait(&self.room, &self.mutex)
                 elif group.records:
                     self.lead()
@@ -270,6 +273,8 @@ cdef class GroupCommit(Memtables):
             return STATUS_POISONED
         if self.stopping and type != TYPE_CLOSE:
             return STATUS_STOPPED
+        if self.held and type == TYPE_ENTRY:
+            reserve = CONTROL_MAX_SIZE  # another thread's entry must not take it
         if used + size + reserve > self.segment_size - self.segment_offset or not self.segment_ready:
             self.needed_size = used + size + reserve
             return STATUS_GROUP_FULL if group.records else STATUS_NEEDS_SEGMENT

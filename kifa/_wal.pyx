@@ -217,6 +217,7 @@ cdef class LogWriter(GroupCommit):
             status = self.frame(start, size, type, <uint64_t>wall_ms(), 0)
             wake_first(&self.waiting[self.groups[self.open_index].serial & 1])
             pthread_cond_signal(&self.committer_work)
+            pthread_cond_broadcast(&self.room)
             pthread_mutex_unlock(&self.mutex)
         if status != STATUS_OK:
             self.fail(status)
@@ -376,6 +377,8 @@ cdef class LogWriter(GroupCommit):
         pthread_mutex_lock(&self.mutex)
         self.pending_limit = NORMAL_PENDING_LIMIT if normal else 0
         self.oldest_pending = monotonic()
+        if not normal:
+            self.requested_serial = self.last_framed_serial()  # nobody waits for it, and it is no longer old enough
         pthread_cond_signal(&self.committer_work)
         pthread_mutex_unlock(&self.mutex)
 

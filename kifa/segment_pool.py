@@ -263,6 +263,8 @@ class SegmentPool:
                     last = self._live[-1] if self._live else None
                     if last is None or last.first_lsn != first_lsn or not self._fits(last.path):
                         raise
+                    if size_bytes != self._segment_size_bytes:
+                        raise  # one entry needs a larger one, and the writer has this one open
                     self._retire(last)
                     self._live.pop()
                 self._sync_names()

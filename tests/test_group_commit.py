@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import kifa
+from kifa import control
+from kifa._lines import LineBuffer
+from kifa.segments import DATA_OFFSET, RECORD_OVERHEAD, survey_log
 from tests.reading import read_all
 
 
@@ -33,3 +37,59 @@ def test_a_batch_beside_threads_that_sync(store: Path) -> None:
             for thread in threads:
                 thread.join()
     assert [data for _, data in read_all(store)] == expected
+
+
+def test_what_normal_mode_let_wait_is_synced_when_the_mode_changes(store: Path) -> None:
+    with kifa.open(store, flush_mode="normal") as log:
+        lsn = log.append(b"waits for more, or for 100 ms")
+        log.set_flush_mode("cautious")
+        deadline = time.monotonic() + 30
+        while log.durable_lsn < lsn:
+            assert time.monotonic() < deadline, "nobody syncs it"
+            time.sleep(0.001)
+
+
+def held_line(log: kifa.Log) -> None:
+    """Frame a line whose source checkpoint is still to come."""
+    lines = LineBuffer()
+    lines.feed(b"held\n")
+    assert log.frame_lines(lines, hold=True)[1] == 1
+
+
+def test_the_entry_of_another_thread_leaves_room_for_the_checkpoint_of_held_lines(
+    store: Path,
+) -> None:
+    with kifa.open(store, segment_size_mib=1) as log:
+        log.append(bytes(900_000))
+        held_line(log)
+        left = (1 << 20) - DATA_OFFSET - 901_120 - (RECORD_OVERHEAD + len(b"held"))
+        other = threading.Thread(target=log.append, args=(bytes(left - RECORD_OVERHEAD - 16),))
+        other.start()
+        other.join(
+            0.3
+        )  # it may have taken all the room by then; it has to wait for the next segment
+        log.frame_source_checkpoint("source", 1)
+        other.join()
+    check_same_group(store)
+
+
+def test_a_rotation_waits_for_the_checkpoint_of_held_lines(store: Path) -> None:
+    with kifa.open(store, segment_size_mib=1) as log:
+        lsn = log.append(bytes(900_000))
+        held_line(log)
+        other = threading.Thread(target=log._rotate)
+        other.start()
+        other.join(0.3)
+        durable_lsn = log.durable_lsn
+        log.frame_source_checkpoint("source", 1)
+        other.join()
+    assert durable_lsn == lsn, "the lines without their checkpoint"
+    check_same_group(store)
+
+
+def check_same_group(store: Path) -> None:
+    """The segment of LSN 2 has the source checkpoint as well, with the LSN of an entry that is in it."""
+    with survey_log(store) as log:
+        of_line = next(view for view in log.views if view.file.first_lsn <= 2 <= view.last_lsn)
+        kinds = [kind for kind, *_ in of_line.controls()]
+    assert control.SOURCE_CHECKPOINT in kinds

@@ -19,6 +19,7 @@ import kifa
 from kifa.fs import make_directory_durably
 from kifa.segment_pool import SegmentPool
 from kifa.stats import collect_stats
+from kifa.verify import verify_store
 from tests.lazyfs.conftest import Mounted, MountFactory, mount
 from tests.reading import read_all
 
@@ -266,3 +267,20 @@ def test_a_large_log_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     entries = [entry.data for entry in kifa.reader(killed).entries()]
     assert entries == [entry.data for entry in kifa.reader(tmp_path / "store").entries()]
     assert len(entries) == 3000
+
+
+def test_the_segment_in_use_does_not_become_one_that_is_too_short(mount: MountFactory) -> None:
+    """On a full disk: it holds no entry, but the one that is to come needs a larger segment."""
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    with kifa.open(store, segment_size_mib=1) as log:
+        used = disk.command("status")["used_bytes"]
+        disk.command("quota", bytes=used)
+        with pytest.raises(kifa.NoSpaceError):
+            log.append(bytes(1 << 20))
+        assert log.append(b"small") == 1
+        disk.command("quota", bytes=None)
+        assert log.append(bytes(1 << 20)) == 2
+    disk.power_loss()
+    assert [len(data) for _, data in read_all(store)] == [5, 1 << 20]
+    assert verify_store(store).intact
