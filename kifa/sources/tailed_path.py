@@ -80,11 +80,13 @@ class TailedPath:
         limit = self._tails.max_line_size_bytes
         for index, mark in enumerate(marks):
             generation = find(self.path, mark, limit)
-            if generation is not None and not mark.head_size and generation.is_at(self.path):
-                # Nothing was read of it, and it may be another one with the same inode: `check` begins it,
-                # and what was there before.
-                generation.close()
-                continue
+            if generation is not None and not mark.head_size:
+                is_copy = any(m.head_size and m.has_head(generation.descriptor) for m in marks)
+                if is_copy or generation.is_at(self.path):
+                    # Nothing was read of it, and it may be another one with the same inode: `check` begins it,
+                    # and what was there before, but for copies of what was read.
+                    generation.close()
+                    continue
             if generation is None and index == len(marks) - 1:
                 generation = find_replacement(self.path, mark, limit)
             if generation is not None:
@@ -170,7 +172,9 @@ class TailedPath:
         )
 
     def _add_copy(self, index: int, mark: Mark) -> None:
-        copy = find_copy(self.path, mark, self._tails.identities(), self._tails.max_line_size_bytes)
+        # While the path resumes, the source does not know it yet.
+        known = self._tails.identities() | {other.identity for other in self.generations}
+        copy = find_copy(self.path, mark, known, self._tails.max_line_size_bytes)
         if copy is not None:
             log.info("%s: what was not read of it is in a copy", self.path)
             self._insert(index, copy)

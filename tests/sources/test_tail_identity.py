@@ -152,6 +152,25 @@ def test_a_copy_that_takes_the_place_and_is_rotated_before_it_is_seen(tmp_path: 
         tail.expect(b"1", b"2", b"3")
 
 
+def test_a_copy_with_the_inode_of_an_empty_file_is_read_once_and_as_a_copy(tmp_path: Path) -> None:
+    with Tail(tmp_path) as tail:
+        tail.path.touch()
+        tail.logged("ready")
+        copy = tmp_path / "app.log.1"
+        tail.path.rename(copy)
+        tail.append(b"1")
+        tail.expect(b"1")
+        tail.kill()
+        tail.append(b"2")
+        shutil.copyfile(tail.path, copy)  # as if the empty one were gone and its inode used again
+        os.truncate(tail.path, 0)
+        tail.append(b"3")
+        tail.start()
+        tail.expect(b"1", b"2", b"3")
+        tail.append(b"4")
+        tail.expect(b"1", b"2", b"3", b"4")
+
+
 def test_what_was_rotated_before_an_inode_was_used_again_is_read(tmp_path: Path) -> None:
     with Tail(tmp_path) as tail:
         tail.path.touch()
