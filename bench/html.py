@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from bench import text
@@ -141,6 +141,10 @@ def _lines_of(
     return {name: points for name, points in lines.items() if len(points) > 1 and name in COLOURED}
 
 
+def _places_on_x(lines: Mapping[str, Sequence[Point]]) -> list[float]:
+    return sorted({x for points in lines.values() for x, _ in points})
+
+
 def _by_group(run: Run) -> str:
     found = [one for one in run.measurements if one.name.startswith("append_many/")]
     mode = found[0].parameters["mode"] if found else ""
@@ -159,7 +163,7 @@ def _by_group(run: Run) -> str:
             title=title,
             x_title="entries for each sync",
             y_title="entries/s",
-            x_ticks=sorted({x for points in lines.values() for x, _ in points}),
+            x_ticks=_places_on_x(lines),
         ),
     )
 
@@ -189,7 +193,7 @@ def _by_clients(run: Run) -> str:
             title=title,
             x_title="senders",
             y_title="entries/s",
-            x_ticks=sorted({x for points in lines.values() for x, _ in points}),
+            x_ticks=_places_on_x(lines),
         ),
     )
 
@@ -227,9 +231,12 @@ def _by_size(prefix: str, title: str, caption: str) -> Callable[[Run], str]:
     def draw(run: Run) -> str:
         found = [one for one in run.measurements if one.name.startswith(prefix)]
         lines = _lines_of(found, lambda one: float(one.parameters["size_mib"]))
-        ticks = sorted({x for points in lines.values() for x, _ in points})
         drawing = plot(
-            lines, title=title, x_title="MiB of entries in the store", y_title="ms", x_ticks=ticks
+            lines,
+            title=title,
+            x_title="MiB of entries in the store",
+            y_title="ms",
+            x_ticks=_places_on_x(lines),
         )
         return _figure(title, caption, drawing)
 

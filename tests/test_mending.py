@@ -25,6 +25,18 @@ def rot(path: Path, offset: int = HEADER_SIZE + BLOCK_HEADER_SIZE + 100) -> None
     path.write_bytes(content)
 
 
+def join_and_keep_inputs(store: Path, tmp_path: Path) -> tuple[Path, set[str]]:
+    """Join the tables, and let the inputs be there still; return the joined table and the names of the inputs."""
+    retire_log(store)
+    shutil.copytree(store / "sst", tmp_path / "inputs")
+    with kifa.open(store, segment_size_mib=1, compaction_threshold=2) as log:
+        log.compact()
+    (joined,) = tables_of(store)
+    inputs = {path.name for path in (tmp_path / "inputs").iterdir()}
+    shutil.copytree(tmp_path / "inputs", store / "sst", dirs_exist_ok=True)
+    return joined, inputs
+
+
 def data_of(store: Path) -> list[bytes]:
     return [data for _, data in read_all(store)]
 
@@ -45,12 +57,7 @@ def test_a_joined_table_that_rots_is_mended_from_inputs_that_are_left(
     store: Path, tmp_path: Path
 ) -> None:
     expected = make_store(store, [sample(200, 300), sample(200, 300, seed=1)], flush_last=True)
-    retire_log(store)
-    shutil.copytree(store / "sst", tmp_path / "inputs")
-    with kifa.open(store, segment_size_mib=1, compaction_threshold=2) as log:
-        log.compact()
-    (joined,) = tables_of(store)
-    shutil.copytree(tmp_path / "inputs", store / "sst", dirs_exist_ok=True)
+    joined, _ = join_and_keep_inputs(store, tmp_path)
     rot(joined)
     with kifa.open(store, segment_size_mib=1, compaction_enabled=False) as log:
         log.append(b"later")
@@ -63,13 +70,7 @@ def test_a_joined_table_that_rots_is_mended_from_inputs_that_are_left(
 
 def test_metadata_that_rots_keeps_the_inputs_too(store: Path, tmp_path: Path) -> None:
     expected = make_store(store, [sample(200, 300), sample(200, 300, seed=1)], flush_last=True)
-    retire_log(store)
-    shutil.copytree(store / "sst", tmp_path / "inputs")
-    with kifa.open(store, segment_size_mib=1, compaction_threshold=2) as log:
-        log.compact()
-    (joined,) = tables_of(store)
-    inputs = {path.name for path in (tmp_path / "inputs").iterdir()}
-    shutil.copytree(tmp_path / "inputs", store / "sst", dirs_exist_ok=True)
+    joined, inputs = join_and_keep_inputs(store, tmp_path)
     rot(joined, joined.read_bytes().index(b'{"sources"'))
     with kifa.open(store, segment_size_mib=1, compaction_enabled=False) as log:
         assert log.damage
