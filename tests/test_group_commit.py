@@ -9,7 +9,8 @@ from pathlib import Path
 import kifa
 from kifa import control
 from kifa._lines import LineBuffer
-from kifa.segments import DATA_OFFSET, RECORD_OVERHEAD, survey_log
+from kifa.judgement import survey_log
+from kifa.segments import DATA_OFFSET, RECORD_OVERHEAD
 from tests.reading import read_all
 
 
