@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,13 +29,15 @@ import pytest
 import kifa
 from kifa.stats import collect_stats
 from kifa.verify import verify_store
-from tests.fuzzing import count_of_lives, how_to_repeat, seeds_of_lives
 from tests.lazyfs.conftest import Mounted, MountFactory, mount
 from tests.lives import content
 
 __all__ = ["mount"]
 
-LIVES = count_of_lives(10)
+LIVES = int(os.environ.get("KIFA_LIVES", "10"))
+FIRST_SEED = int(os.environ.get("KIFA_LIVES_SEED", "1"))
+SECONDS = float(os.environ.get("KIFA_LIVES_SECONDS", "inf"))
+REPEAT = os.environ.get("KIFA_LIVES_REPEAT") == "1"
 
 HONEST_PROFILES = ("lazyfs", "posix-strict", "ext4-ordered", "random")
 CHANGES = (
@@ -102,6 +105,7 @@ class Life:
         self.story: list[str] = []
         self.faulty = False  # in the session that runs, or did last
         self.sync_failed = False
+        self.cut_next = False
         self.only_killed = False  # what the last session left is partly in the page cache only
 
     def run(self) -> None:
@@ -128,7 +132,7 @@ class Life:
         plan = {"settings": settings, "steps": self.choices.randrange(0, 14), "end": end}
         self.set_traps()
         told, code = self.write(f"{self.seed}.{number}", plan)
-        cut = self.choices.random() < 0.4
+        cut = self.choices.random() < 0.4 or self.cut_next
         if cut and code == 0:
             self.disk.power_loss()
         self.only_killed = not cut
@@ -143,7 +147,21 @@ class Life:
 
     def set_traps(self) -> None:
         """Draw what goes wrong in the next session."""
-        self.faulty = self.sync_failed = False
+        unsure, self.faulty, self.sync_failed = self.sync_failed, False, False
+        self.cut_next = unsure and self.only_killed
+        if self.cut_next:
+            return  # what follows a failed sync is confirmed, and then the power goes
+        if self.choices.random() < 0.25:
+            self.faulty = self.sync_failed = True
+            self.trap(
+                "fail",
+                op="fdatasync",
+                path=f"{self.name}/wal/*",
+                nth=self.choices.randrange(1, 9),
+                errno="EIO",
+                aftermath="dropped",
+            )
+            return
         trap = self.choices.choices(["kill", "fail", "quota", "none"], [9, 6, 2, 2])[0]
         where = f"{self.name}/{self.choices.choice(PATHS)}"
         nth = self.choices.choice([1, 2, 3, 5, 8, 13, 21, 40, 80, self.choices.randrange(1, 200)])
@@ -295,8 +313,10 @@ class Life:
 
 @pytest.mark.timeout(max(120, 20 * LIVES))
 def test_many_lives(mount: MountFactory) -> None:
+    deadline = time.monotonic() + SECONDS
     disk = mount()
-    for seed in seeds_of_lives(LIVES, first=1):
+    for number in range(LIVES):
+        seed = FIRST_SEED if REPEAT else FIRST_SEED + number
         life = Life(disk, seed)
         try:
             life.run()
@@ -304,8 +324,11 @@ def test_many_lives(mount: MountFactory) -> None:
             keep = os.environ.get("KIFA_LIVES_KEEP")
             if keep and life.store.exists():
                 shutil.copytree(life.store, Path(keep) / life.name, dirs_exist_ok=True)
-            error.add_note("\n".join([how_to_repeat(seed, __file__), *life.story]))
+            command = f"KIFA_LIVES=1 KIFA_LIVES_SEED={seed} python -m pytest -s tests/{Path(__file__).name}"
+            error.add_note("\n".join([f"life {seed}; again: {command}", *life.story]))
             raise
         finally:
             life.calm()
         shutil.rmtree(life.store, ignore_errors=True)
+        if time.monotonic() > deadline:
+            break
