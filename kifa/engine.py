@@ -208,6 +208,7 @@ class Log:
 
     def sync(self) -> None:
         """Return when everything appended so far is durable. Raises as `append`."""
+        self._writer.check_usable()
         self._writer.commit()
 
     def _rotate(self) -> None:

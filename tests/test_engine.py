@@ -246,6 +246,8 @@ def test_a_closed_log_refuses(store: Path) -> None:
         log.append(b"y")
     with pytest.raises(kifa.ClosedError):
         log.flush()
+    with pytest.raises(kifa.ClosedError):
+        log.sync()
 
 
 @pytest.mark.parametrize(
