@@ -119,7 +119,8 @@ class Child:
     def stop(self) -> None:
         """Let it stand still, wherever it is; return when it does, or has ended."""
         self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        with suppress(ChildProcessError):  # `send_signal` has found that it has ended
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def wait(self, deadline_s: float = END_DEADLINE_S) -> int:
         """Wait for its end and return its exit code, negative for a signal.
