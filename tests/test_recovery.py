@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from kifa.fs import make_directory_durably
 from kifa.segment_pool import SegmentPool
 from kifa.stats import collect_stats
 from kifa.verify import verify_store
+from tests.conftest import run_python
 from tests.lazyfs.conftest import Mounted, MountFactory, mount
 from tests.reading import read_all
 
@@ -250,23 +250,30 @@ log.append(b"after the step")
         assert collect_stats(store).clock_step_count == 1
 
 
-def test_a_large_log_is_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed = tmp_path / "killed"
-    with kifa.open(tmp_path / "store", segment_size_mib=1, memtable_flush_threshold_mib=64) as log:
-        for number in range(30):
-            log.append_many([b"%d %d" % (number, n) + b"x" * 1000 for n in range(100)])
-            log.frame_source_checkpoint("file", number)
-        log.sync()
-        shutil.copytree(tmp_path / "store", killed)  # as if it were killed now
+# Killed with all of its entries in the WAL.
+LARGE_LOG_WRITER = """
+import os, sys, kifa
+log = kifa.open(sys.argv[1], segment_size_mib=1, memtable_flush_threshold_mib=64)
+for number in range(30):
+    log.append_many([b"%d %d" % (number, n) + b"x" * 1000 for n in range(100)])
+    log.frame_source_checkpoint("file", number)
+log.sync()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_large_log_is_read_ahead(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_python(LARGE_LOG_WRITER, str(store))
     monkeypatch.setattr("kifa.recovery.LARGE_LOG_SIZE_BYTES", 0)
-    with kifa.open(killed, memtable_flush_threshold_mib=1) as log:
+    with kifa.open(store, memtable_flush_threshold_mib=1) as log:
         assert log.damage == []
         assert log.last_lsn == 3000
         assert log.sources == {"file": 29}
         log.flush()
-    entries = [entry.data for entry in kifa.reader(killed).entries()]
-    assert entries == [entry.data for entry in kifa.reader(tmp_path / "store").entries()]
-    assert len(entries) == 3000
+    entries = [entry.data for entry in kifa.reader(store).entries()]
+    assert entries == [
+        b"%d %d" % (number, n) + b"x" * 1000 for number in range(30) for n in range(100)
+    ]
 
 
 def test_the_segment_in_use_does_not_become_one_that_is_too_short(mount: MountFactory) -> None:

@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
@@ -18,8 +18,18 @@ from harness.crash_test.errors import CrashTestError
 
 END_DEADLINE_S = 30.0
 _PR_SET_PDEATHSIG = 1
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM)
 _libc = ctypes.CDLL(None)
+
+
+@contextmanager
+def ending_later() -> Iterator[None]:
+    """Signals that end the harness wait until the block is left: what is begun in it is noted before they come."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class TargetProcess(Protocol):
@@ -82,31 +92,28 @@ class Child:
 
         def die_with_parent() -> None:
             _libc.prctl(_PR_SET_PDEATHSIG, death_signal)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             if os.getppid() != parent:
                 os._exit(1)
 
         # A signal that ends the harness must not come between the start of a child and the note that it is there.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                env={**os.environ, **(environment or {})},
-                process_group=0,
-                preexec_fn=die_with_parent,
-            )
-        except OSError as error:
-            raise CrashTestError(f"{command[0]}: cannot be started: {error.strerror}") from None
-        else:
+        with ending_later():
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    env={**os.environ, **(environment or {})},
+                    process_group=0,
+                    preexec_fn=die_with_parent,
+                )
+            except OSError as error:
+                raise CrashTestError(f"{command[0]}: cannot be started: {error.strerror}") from None
             self.pid = self.process.pid
             self.pidfd = os.pidfd_open(self.pid)
             """Becomes readable when the process ends."""
             self.living.add(self)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     @property
     def has_ended(self) -> bool:

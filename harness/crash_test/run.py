@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 from harness.crash_test.cycle import Cycle
@@ -27,7 +27,7 @@ from harness.crash_test.power import Power
 from harness.crash_test.power.foreign import ForeignPower
 from harness.crash_test.power.lazyfs import LazyfsPower
 from harness.crash_test.power.sigkill import SigkillPower
-from harness.crash_test.processes import Child
+from harness.crash_test.processes import ENDING, Child, ending_later
 from harness.crash_test.results import CycleResult, RunResult, exit_code_of
 from harness.crash_test.settings import Settings
 from harness.crash_test.stand import Stand
@@ -36,7 +36,6 @@ from harness.crash_test.targets.registry import make_target
 KEPT_KERNEL = (
     "with --power sigkill the kernel may have kept what the process wrote and did not sync"
 )
-ENDING = (signal.SIGINT, signal.SIGTERM)
 MIN_FREE_BYTES = 128 << 20
 OnCycle = Callable[[CycleResult], None]
 
@@ -61,10 +60,22 @@ class Run:
     def _set_up(self, stack: ExitStack) -> None:
         settings = self._settings
         engine = self._make_engine(stack) if settings.runner == "docker" else None
-        if settings.data_dir is None:
+        with ending_later():
+            self._make_directory(stack)
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kct-")))
+        work = self.directory / "work"
+        work.mkdir()
+        # A mount that nobody knows of yet would stay in the directory; containers know their run by a label.
+        with ending_later() if engine is None else nullcontext():
+            self._stand = self._make_stand(stack, engine, work, sockets)
+            stack.callback(self._stand.close)
+
+    def _make_directory(self, stack: ExitStack) -> None:
+        given = self._settings.data_dir
+        if given is None:
             self.directory = Path(tempfile.mkdtemp(prefix="kifa-crash-test-"))
         else:
-            given = settings.data_dir.absolute()
+            given = given.absolute()
             self._made = () if given.exists() else (given,)
             self.directory = given / "kifa-crash-test"
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -72,11 +83,6 @@ class Run:
         check_space(self.directory)
         self._remove_data()  # of a run that was killed
         stack.callback(self._clean_directory)
-        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kct-")))
-        work = self.directory / "work"
-        work.mkdir()
-        self._stand = self._make_stand(stack, engine, work, sockets)
-        stack.callback(self._stand.close)
 
     def _make_engine(self, stack: ExitStack) -> Engine:
         engine = Engine()
