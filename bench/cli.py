@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -244,12 +245,15 @@ def check(run_file: Path | None, against: Path, bound: float, update: bool) -> i
 
 
 @cli.command()
-@click.argument("run_file", metavar="RUN", type=_FILE)
+@click.argument("run_files", metavar="RUN...", type=_FILE, nargs=-1, required=True)
 @click.option("--html", "html_file", type=_FILE, help="Write one HTML page.")
 @click.option("--markdown", "markdown_file", type=_FILE, help="Write docs/PERFORMANCE.md.")
-def report(run_file: Path, html_file: Path | None, markdown_file: Path | None) -> None:
-    """Write reports of a stored run; without options, print it as text."""
-    run = load_run(run_file)
+def report(run_files: tuple[Path, ...], html_file: Path | None, markdown_file: Path | None) -> None:
+    """Write reports of a stored run; without options, print it as text.
+
+    Of several runs the later ones replace what they measured again; the header then has all commands.
+    """
+    run = reduce(Run.measured_again, map(load_run, run_files))
     if not html_file and not markdown_file:
         click.echo(text.report(run), nl=False)
     _write_reports(run, html_file, markdown_file)

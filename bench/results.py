@@ -130,6 +130,15 @@ class Run:
         """Return the measurement of that name, None where it was not made."""
         return next((one for one in self.measurements if one.name == name), None)
 
+    def measured_again(self, later: Run) -> Run:
+        """Return this run with what ``later`` measured in place of its own, and both commands in the header."""
+        names = {one.name for one in later.measurements}
+        command = f"{self.header['command']}\n{later.header['command']}  # {later.header['date']}"
+        return Run(
+            {**self.header, "command": command},
+            [one for one in self.measurements if one.name not in names] + later.measurements,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data, the verdict on each limit included."""
         from bench.limits import judge

@@ -108,6 +108,10 @@ def test_commands_run_as_users_install_them() -> None:
     assert found.stdout == b"False 0\n"
     version = subprocess.run([*installation().kifa, "--version"], capture_output=True, check=True)
     assert version.stdout.decode() == f"kifa {kifa.__version__}\n"
+    script = "import kifa.engine; print(kifa.engine.__cached__)"
+    command = [installation().python, "-c", script]
+    found = subprocess.run(command, capture_output=True, check=True, cwd="/")
+    assert Path(found.stdout.decode().strip()).exists(), "compiled at every start"
 
 
 def test_use_is_of_the_command_alone() -> None:

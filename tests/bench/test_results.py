@@ -59,6 +59,14 @@ def test_a_run_is_kept(tmp_path: Path) -> None:
     assert again.header == run_of().header
 
 
+def test_what_a_later_run_measured_again_counts() -> None:
+    first = run_of(made_up("a", kifa=(1.0,)), made_up("b", kifa=(2.0,)))
+    both = first.measured_again(run_of(made_up("b", kifa=(3.0,)), made_up("c", kifa=(4.0,))))
+    assert {one.name: one.median_of() for one in both.measurements} == {"a": 1, "b": 3, "c": 4}
+    assert both.header["command"].count(first.header["command"]) == 2
+    assert first.header == run_of().header
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": 1, "kind": "run"}', "\xff"])
 def test_a_file_that_is_no_run_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run"
