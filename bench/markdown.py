@@ -57,8 +57,8 @@ def _where(run: Run) -> str:
     return "```\n" + text.header(run) + f"\n{run.header['command']}\n```"
 
 
-INTRODUCTION = """Made by `kifa-bench report` from the runs named below (`make bench` makes one of everything); do not edit. Each figure,
-its floor and its peers are of one run. The reasons for what was missed are in
+INTRODUCTION = """Made by `kifa-bench report` from the runs named below (`make bench` makes one of everything);
+do not edit. Each figure, its floor and its peers are of one run. The reasons for what was missed are in
 [PERFORMANCE.reasons.toml](PERFORMANCE.reasons.toml)."""
 
 METHOD = """## How it is measured, and how to repeat it
