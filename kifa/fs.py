@@ -49,13 +49,6 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def rename_durably(source: Path, target: Path) -> None:
-    """Rename within one directory and make the new name durable."""
-    assert source.parent == target.parent, "a rename across directories needs two directory syncs"
-    source.rename(target)
-    sync_directory(target.parent)
-
-
 def write_all(descriptor: int, chunks: Iterable[bytes | memoryview]) -> None:
     """Write every byte of ``chunks`` at the descriptor's position.
 

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from kifa._typing import NamedTuple
 from kifa.errors import NoSpaceError, PoisonedError
-from kifa.fs import NO_SPACE, list_names, rename_durably, sync_directory, temporary_path
+from kifa.fs import NO_SPACE, list_names, sync_directory, temporary_path
 from kifa.manifest import ManifestSegment
 from kifa.segments import (
     BLOCK_SIZE,
@@ -188,6 +188,7 @@ class SegmentPool:
 
         Raises:
             NoSpaceError: there is no room; the next rotation will try again.
+            OSError: as well; or the spare is there, and its name could not be synced.
         """
         with self._lock:
             if self._spares:
@@ -207,9 +208,11 @@ class SegmentPool:
         if not filled:
             path.unlink()
             return
-        rename_durably(path, spare)
+        path.rename(spare)
         with self._lock:
+            # It counts before its name is durable: nothing in it does, under either name.
             self._spares.append(spare)
+        sync_directory(self._directory)
 
     def recycle_through(self, checkpoint_lsn: int) -> None:
         """Recycle all segments of which every LSN is at or below ``checkpoint_lsn``.

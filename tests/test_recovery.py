@@ -198,6 +198,21 @@ def test_segments_are_recycled_in_order_also_after_an_error(
     assert len(list(directory.glob("*.spare"))) == 4
 
 
+def test_a_spare_whose_name_could_not_be_synced_is_counted(mount: MountFactory) -> None:
+    disk = mount("--profile", "posix-strict")
+    directory = disk.path / "wal"
+    make_directory_durably(directory)
+    pool = SegmentPool(disk.path, bytes(16), 1 << 16, [])
+    disk.command("fail", op="fsyncdir", path="wal", errno="EIO")
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        pool.prepare_spare(abandon=lambda: False)
+    assert not pool.needs_spare
+    pool.prepare_spare(abandon=lambda: False)
+    assert len(list(directory.iterdir())) == 1
+    os.close(pool.rotate(1, "cautious").descriptor)
+    assert [file.suffix for file in directory.iterdir()] == [".wal"]
+
+
 def lines_with_position(log: kifa.Log, position: int, lines: int = 1, size: int = 100) -> None:
     """Store lines of a file, and how far it was read, in one group."""
     from kifa._lines import LineBuffer
