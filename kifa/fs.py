@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from kifa.errors import LockedError, NotAStoreError, UnwritableError
@@ -89,14 +89,21 @@ class DurableReplacement:
         """Append ``chunks``; see `write_all`."""
         write_all(self.descriptor, chunks)
 
-    def publish(self, path: Path) -> None:
+    def publish(self, path: Path, check: Callable[[Path], None] | None = None) -> None:
         """Make the file durable and give it the name ``path``, replacing what had it.
+
+        Args:
+            check: called with the path of the synced file before that gets its name; what it raises ends this.
 
         Raises:
             OSError: the old file is untouched, unless the last step, the sync of the directory, failed.
         """
         assert path.parent == self._temporary.parent, "a rename across directories is not atomic"
         os.fsync(self.descriptor)
+        if check is not None:
+            # What is read now comes from the disk, not from memory.
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            check(self._temporary)
         self._temporary.rename(path)
         self._published = True
         sync_directory(path.parent)

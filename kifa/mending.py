@@ -2,8 +2,12 @@
 
 What is on disk if power goes between the steps:
 
-    write the new one | sync, rename | publish manifest | delete the damaged one and what else the new one holds
-    ^ what there was  ^ both, or the new one in place of the damaged one  ^ the new one, perhaps the others
+    write a temporary file | sync it | read it back | rename | sync directory | publish manifest | delete the others
+    ^ what there was, and a file that counts for nothing     ^ the new one, in place of the damaged one or beside it
+
+The others are the damaged one, if its name is another, and tables that lie within it. Until they are deleted each entry
+is in as many files as before, or in the new one, which was read back from the disk before it got a name: it may take
+the place of the only file that has what is left. Whatever fails before the rename leaves the damaged one as it was.
 
 Every entry of the new one was verified where it was read; what no file has stays missing, and is recorded in it.
 """
@@ -16,14 +20,14 @@ from pathlib import Path
 from kifa._batch import EntryBatch
 from kifa._merge import MissingRange, merge
 from kifa._typing import TYPE_CHECKING, Any
-from kifa.errors import Damage
+from kifa.errors import Damage, DamagedError
+from kifa.sstable import Table
 from kifa.sstable_format import TableInfo, TableMetadata, merge_metadata
 from kifa.sstable_writer import write_table
 
 if TYPE_CHECKING:
     from kifa._merge import Source
     from kifa.judgement import SegmentView
-    from kifa.sstable import Table
 
 
 class SegmentSource:
@@ -51,6 +55,7 @@ def mend_table(
 
     Raises:
         OSError: the new table could not be written. Nothing has changed.
+        DamagedError: it did not read back as it was written. Nothing has changed.
     """
     lost = [
         (place.first_lsn, place.last_lsn)
@@ -70,14 +75,23 @@ def mend_table(
         if isinstance(piece, MissingRange)
     )
     metadata = merge_metadata([*recorded, TableMetadata(damage=missing)])
-    return write_table(directory, damaged.store_id, _entries([damaged, *others], damaged), metadata)
+    taken = 0
+
+    def entries() -> Iterator[EntryBatch]:
+        nonlocal taken
+        for piece in merge([damaged, *others], damaged.min_lsn, damaged.max_lsn):
+            if isinstance(piece, EntryBatch):
+                taken += piece.count
+                yield piece
+
+    def check(path: Path) -> None:
+        with Table(path, damaged.store_id) as written:
+            found = written.verify()
+            if found or written.info.entries != taken:
+                raise DamagedError(f"what was written for {damaged.name} reads back damaged", found)
+
+    return write_table(directory, damaged.store_id, entries(), metadata, check)
 
 
 def _has_any(sources: Sequence[Source], first_lsn: int, last_lsn: int) -> bool:
     return any(isinstance(piece, EntryBatch) for piece in merge(sources, first_lsn, last_lsn))
-
-
-def _entries(sources: Sequence[Source], table: Table) -> Iterator[EntryBatch]:
-    for piece in merge(sources, table.min_lsn, table.max_lsn):
-        if isinstance(piece, EntryBatch):
-            yield piece

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from kifa._crc32c import crc32c
@@ -106,8 +106,13 @@ class _TableFile:
             os.posix_fadvise(descriptor, 0, start, os.POSIX_FADV_DONTNEED)
         self._written_back = self._offset
 
-    def publish(self, directory: Path, metadata: TableMetadata) -> TableInfo:
-        """Finish the table and give it its name in ``directory``."""
+    def publish(
+        self,
+        directory: Path,
+        metadata: TableMetadata,
+        check: Callable[[Path], None] | None = None,
+    ) -> TableInfo:
+        """Finish the table and give it its name in ``directory``; for ``check`` see `DurableReplacement`."""
         if self._blocks == 0:
             raise ValueError("a table needs at least one entry")
         index, meta = bytes(self._index), metadata.pack()
@@ -142,18 +147,25 @@ class _TableFile:
             self._min_timestamp,
             self._max_timestamp,
         )
-        self._file.publish(directory / info.name)
+        self._file.publish(directory / info.name, check)
         if not self._keep_cached:
             os.posix_fadvise(self._file.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         return info
 
 
 def write_table(
-    directory: Path, store_id: bytes, batches: Iterable[EntryBatch], metadata: TableMetadata
+    directory: Path,
+    store_id: bytes,
+    batches: Iterable[EntryBatch],
+    metadata: TableMetadata,
+    check: Callable[[Path], None] | None = None,
 ) -> TableInfo:
     """Write ``batches`` (ascending LSNs, gaps allowed) as a new table in ``directory``; durable on return.
 
     Compression and writing run without the interpreter's lock. Memory does not depend on the size of the table.
+
+    Args:
+        check: called with the path of the synced file before that gets its name; what it raises ends this.
 
     Raises:
         ValueError: there is no entry, or LSNs do not ascend.
@@ -174,7 +186,7 @@ def write_table(
                     _add_packed(table, packer, compressor, seed)
         if len(packer):
             _add_packed(table, packer, compressor, seed)
-        return table.publish(directory, metadata)
+        return table.publish(directory, metadata, check)
 
 
 def _add_packed(

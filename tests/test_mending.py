@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -110,3 +111,33 @@ def test_a_table_that_comes_back_after_its_neighbours_were_joined_is_kept(
         with kifa.open(store, segment_size_mib=1, compaction_threshold=2) as log:
             log.compact()
     assert data_of(store) == [*expected, b"one more"]
+
+
+@pytest.mark.parametrize("offset", [100, -200])
+def test_what_reads_back_damaged_takes_no_place(
+    store: Path, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    """The disk keeps another byte than was written; the damaged table still has most of its entries."""
+    make_store(store, [sample(200, 3000), sample(200, 300, seed=1)], flush_last=True)
+    table = tables_of(store)[0]
+    rot(table)
+    before = table.read_bytes()
+    fsync = os.fsync
+
+    def fsync_of_a_bad_disk(descriptor: int) -> None:
+        fsync(descriptor)
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        if name == "flush.sst.tmp":
+            size = os.fstat(descriptor).st_size
+            place = HEADER_SIZE + BLOCK_HEADER_SIZE + offset if offset > 0 else size + offset
+            byte = os.pread(descriptor, 1, place)
+            os.pwrite(descriptor, bytes([byte[0] ^ 1]), place)
+
+    with kifa.open(store, segment_size_mib=1, compaction_threshold=2) as log:
+        monkeypatch.setattr(os, "fsync", fsync_of_a_bad_disk)
+        log._tables._to_mend.add(table.name)
+        with pytest.raises(kifa.DamagedError, match="reads back damaged"):
+            log._tables.mend()
+        assert table.read_bytes() == before
+        assert tables_of(store)[0] == table
+        monkeypatch.undo()
