@@ -7,6 +7,7 @@ from kifa._waiters cimport Waiter
 
 cdef struct Group:
     uint8_t *buffer
+    bint has_large_pages
     size_t size             # bytes framed
     size_t last_record      # offset of the record that will get GROUP_END
     uint32_t entries
@@ -83,6 +84,7 @@ cdef class GroupCommit(Memtables):
     ) noexcept nogil
     cdef void seal(self) noexcept nogil
     cdef void write_sealed(self) noexcept nogil
+    cdef void free_unused(self) noexcept nogil
     cdef void lead(self) noexcept nogil
     cdef void refuse_all(self, int error) noexcept nogil
     cdef void wait_in(self, Waiter *ring) noexcept nogil

@@ -18,7 +18,6 @@ import os
 
 from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memset
 
 from kifa._layout cimport (
@@ -28,9 +27,9 @@ from kifa._layout cimport (
 from kifa._memtable cimport Arena, arena_add, arena_add_control, arena_reserve, arena_size
 from kifa._memtables cimport MAX_FROZEN, Memtables
 from kifa._platform cimport (
-    aligned_buffer, boot_ms, cond_init, cond_wait_until, fdatasync, monotonic, pthread_cond_broadcast,
-    pthread_cond_destroy, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock, pwrite,
-    write,
+    LARGE_PAGE_SIZE, boot_ms, cond_init, cond_wait_until, fdatasync, give_back_pages, map_buffer, monotonic,
+    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock,
+    pthread_mutex_unlock, pwrite, unmap_buffer, use_large_pages, write,
 )
 from kifa._record cimport frame_record, seal_header, store_u64
 from kifa._waiters cimport Waiter, empty_ring, release_all, wake_first
@@ -56,6 +55,8 @@ cdef enum:
     CONTROL_ROOM = 64 * 1024
     CLOCK_STEP_RECORD_SIZE = 56
     BUFFER_SIZE = MAX_GROUP_SIZE + BLOCK_SIZE + CONTROL_ROOM
+    # From here on, telling the device of each small page costs more than a large one does.
+    LARGE_GROUP_SIZE = 64 * 1024
 
     CLOCK_STEP_MIN_MS = 1000
     WOKEN_AT_ONCE = 4
@@ -86,7 +87,7 @@ cdef class GroupCommit(Memtables):
         self.event_descriptor = -1
         self.descriptor = -1
         for index in range(2):
-            self.groups[index].buffer = <uint8_t *>aligned_buffer(BUFFER_SIZE)
+            self.groups[index].buffer = <uint8_t *>map_buffer(LARGE_PAGE_SIZE)
         if self.groups[0].buffer == NULL or self.groups[1].buffer == NULL:
             raise MemoryError()
 
@@ -106,8 +107,8 @@ cdef class GroupCommit(Memtables):
         self.groups[0].last_lsn = self.durable
 
     def __dealloc__(self):
-        free(self.groups[0].buffer)
-        free(self.groups[1].buffer)
+        unmap_buffer(self.groups[0].buffer, LARGE_PAGE_SIZE)
+        unmap_buffer(self.groups[1].buffer, LARGE_PAGE_SIZE)
 
     @property
     def durable_lsn(self) -> int:
@@ -330,11 +331,16 @@ cdef class GroupCommit(Memtables):
         cdef double started
         cdef uint64_t one = 1
         pthread_mutex_unlock(&self.mutex)
+        if group.size >= LARGE_GROUP_SIZE and not group.has_large_pages:
+            # Only now nobody else touches this buffer; it takes as long as a sync or two, once in a load.
+            use_large_pages(group.buffer, LARGE_PAGE_SIZE)
+            group.has_large_pages = True
         started = monotonic()
         error = write_and_sync(group.descriptor, group.buffer, group.size, group.offset)
         pthread_mutex_lock(&self.mutex)
         self.sync_seconds = monotonic() - started
         self.in_flight = False
+        self.keeps_memory = self.keeps_memory or group.has_large_pages
         if error:
             self.refuse_all(error)
         else:
@@ -357,6 +363,17 @@ cdef class GroupCommit(Memtables):
             pthread_cond_signal(&self.background_work)
         if self.event_descriptor >= 0:
             write(self.event_descriptor, &one, sizeof(one))
+
+    cdef void free_unused(self) noexcept nogil:
+        cdef int index
+        Memtables.free_unused(self)
+        if self.in_flight or self.groups[self.open_index].records:
+            self.keeps_memory = True
+            return
+        for index in range(2):
+            if self.groups[index].has_large_pages:
+                give_back_pages(self.groups[index].buffer, LARGE_PAGE_SIZE)
+                self.groups[index].has_large_pages = False
 
     cdef void lead(self) noexcept nogil:
         # Makes the open group durable. With the mutex; nothing is in flight.

@@ -25,7 +25,8 @@ cdef class Memtables:
     cdef bint freeze_requested
     cdef int flush_error
     cdef bint background_woken
+    cdef bint keeps_memory              # that a load needed, for the next one
 
     cdef void freeze_active(self) noexcept nogil
     cdef int flushable_count(self) noexcept nogil
-    cdef void free_spares(self) noexcept nogil
+    cdef void free_unused(self) noexcept nogil

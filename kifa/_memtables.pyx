@@ -12,8 +12,8 @@ from kifa._platform cimport (
     pthread_mutex_lock, pthread_mutex_unlock, return_free_memory,
 )
 
-# How long memory that a load needed is kept for the next one.
-cdef double spare_seconds = 1.0
+# How long memory that a load needed is kept for the next one: the first touch of a page costs more than filling it.
+cdef double kept_seconds = 30.0
 
 
 cdef class Memtables:
@@ -102,16 +102,18 @@ cdef class Memtables:
                     if monotonic() >= started + timeout_seconds:
                         break
                     cond_wait_until(&self.background_work, &self.mutex, started + timeout_seconds)
-                elif self.spare_count:
-                    cond_wait_until(&self.background_work, &self.mutex, started + spare_seconds)
-                    if monotonic() >= started + spare_seconds:
-                        self.free_spares()
+                elif self.keeps_memory:
+                    cond_wait_until(&self.background_work, &self.mutex, started + kept_seconds)
+                    if monotonic() >= started + kept_seconds:
+                        self.free_unused()
                 else:
                     pthread_cond_wait(&self.background_work, &self.mutex)
             self.background_woken = False
             pthread_mutex_unlock(&self.mutex)
 
-    cdef void free_spares(self) noexcept nogil:
+    cdef void free_unused(self) noexcept nogil:
+        # With the mutex.
+        self.keeps_memory = False
         while self.spare_count:
             self.spare_count -= 1
             arena_free(self.spares[self.spare_count])
@@ -137,6 +139,7 @@ cdef class Memtables:
                 arena_reset(self.frozen[index])
                 self.spares[self.spare_count] = self.frozen[index]
                 self.spare_count += 1
+                self.keeps_memory = True
             for index in range(count, self.frozen_count):
                 self.frozen[index - count] = self.frozen[index]
             self.frozen_count -= count

@@ -22,7 +22,8 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from *:
     """
     #include <pthread.h>
-    #include <stdlib.h>
+    #include <stdint.h>
+    #include <sys/mman.h>
     #include <time.h>
     #ifdef __GLIBC__
     #include <malloc.h>
@@ -62,9 +63,34 @@ cdef extern from *:
     #endif
     }
 
-    static inline void *kifa_aligned_buffer(size_t size) {
-        void *buffer = NULL;
-        return posix_memalign(&buffer, 4096, size) == 0 ? buffer : NULL;
+    /* A buffer of its own pages, aligned so that large ones can take their place; not touched yet. */
+    #define KIFA_LARGE_PAGE ((size_t)2 << 20)
+    static inline void *kifa_map_buffer(size_t size) {
+        char *pages = mmap(NULL, size + KIFA_LARGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        char *aligned;
+        if (pages == MAP_FAILED) return NULL;
+        aligned = (char *)(((uintptr_t)pages + KIFA_LARGE_PAGE - 1) & ~(uintptr_t)(KIFA_LARGE_PAGE - 1));
+        if (aligned > pages) munmap(pages, (size_t)(aligned - pages));
+        munmap(aligned + size, (size_t)(pages + KIFA_LARGE_PAGE - aligned));
+        return aligned;
+    }
+    static inline void kifa_unmap_buffer(void *buffer, size_t size) {
+        if (buffer != NULL) munmap(buffer, size);
+    }
+    /* Hints; where the system has no large pages, or none left, nothing changes. */
+    static inline void kifa_use_large_pages(void *buffer, size_t size) {
+    #ifdef __linux__
+        #ifndef MADV_COLLAPSE
+        #define MADV_COLLAPSE 25
+        #endif
+        if (madvise(buffer, size, MADV_HUGEPAGE) == 0) madvise(buffer, size, MADV_COLLAPSE);
+    #endif
+    }
+    static inline void kifa_give_back_pages(void *buffer, size_t size) {
+    #ifdef __linux__
+        madvise(buffer, size, MADV_NOHUGEPAGE);
+        madvise(buffer, size, MADV_DONTNEED);
+    #endif
     }
     """
     int cond_init "kifa_cond_init"(pthread_cond_t *) nogil
@@ -72,5 +98,9 @@ cdef extern from *:
     double monotonic "kifa_monotonic"() noexcept nogil
     long long wall_ms "kifa_wall_ms"() noexcept nogil
     long long boot_ms "kifa_boot_ms"() noexcept nogil
-    void *aligned_buffer "kifa_aligned_buffer"(size_t) noexcept nogil
+    size_t LARGE_PAGE_SIZE "KIFA_LARGE_PAGE"
+    void *map_buffer "kifa_map_buffer"(size_t) noexcept nogil
+    void unmap_buffer "kifa_unmap_buffer"(void *, size_t) noexcept nogil
+    void use_large_pages "kifa_use_large_pages"(void *, size_t) noexcept nogil
+    void give_back_pages "kifa_give_back_pages"(void *, size_t) noexcept nogil
     void return_free_memory "kifa_return_free_memory"() noexcept nogil
