@@ -2,7 +2,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from kifa._memtables cimport Memtables
-from kifa._platform cimport pthread_cond_t
+from kifa._platform cimport pthread_cond_t, pthread_mutex_t
 from kifa._waiters cimport Waiter
 
 cdef struct Group:
@@ -17,6 +17,7 @@ cdef struct Group:
     uint64_t last_lsn
     int descriptor
     uint64_t offset         # where in the segment it goes
+    double written_at       # monotonic seconds when its write began
 
 
 cdef enum Status:
@@ -37,7 +38,11 @@ cdef enum:
 
 
 cdef class GroupCommit(Memtables):
+    # The committer's own lock: who frames a batch holds `mutex` for long, and the group before it is written meanwhile.
+    cdef pthread_mutex_t gate
     cdef pthread_cond_t committer_work
+    cdef bint committer_called
+    cdef bint sealed                    # the group in flight waits for the committer to write it; set with both locks
     cdef pthread_cond_t gathered        # all who were returning are back
     cdef Waiter waiting[2]              # for their group, by the parity of its serial
     cdef Waiter released                # their group is durable; each who wakes up wakes the next
@@ -54,7 +59,6 @@ cdef class GroupCommit(Memtables):
     cdef Group groups[2]
     cdef int open_index
     cdef bint in_flight
-    cdef bint sealed                    # the group in flight waits for the committer to write it
     cdef bint in_batch                  # one thread frames a batch; others wait
     cdef bint held                      # a control record must come before the open group may close
     cdef uint64_t synced_serial
@@ -83,7 +87,9 @@ cdef class GroupCommit(Memtables):
         self, Group *group, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms
     ) noexcept nogil
     cdef void seal(self) noexcept nogil
-    cdef void write_sealed(self) noexcept nogil
+    cdef int write_in_flight(self) noexcept nogil
+    cdef void publish(self, int error) noexcept nogil
+    cdef void call_committer(self) noexcept nogil
     cdef void free_unused(self) noexcept nogil
     cdef void lead(self) noexcept nogil
     cdef void refuse_all(self, int error) noexcept nogil

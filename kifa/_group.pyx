@@ -10,8 +10,10 @@ What is on disk if power goes between the steps of `lead`:
 Group n + 1 is framed into the other buffer while group n is written, and written after its sync returned. A sync that
 fails poisons the writer: the state of the disk is unknown until recovery has read it.
 
-Locking: `mutex` guards everything. Nobody takes the GIL while holding it, and every wait for it or for a condition is
-without the GIL, so the two cannot deadlock. Only the thread that set `in_flight` writes.
+Locking: `mutex` guards everything, but the group in flight, which is only its writer's. Nobody takes the GIL while
+holding it, and every wait for it or for a condition is without the GIL, so the two cannot deadlock. Only the thread
+that set `in_flight` writes, or the committer, to whom it gave the sealed group. `gate` is taken last, and held for
+moments.
 """
 
 import os
@@ -28,8 +30,8 @@ from kifa._memtable cimport Arena, arena_add, arena_add_control, arena_reserve, 
 from kifa._memtables cimport MAX_FROZEN, Memtables
 from kifa._platform cimport (
     LARGE_PAGE_SIZE, boot_ms, cond_init, cond_wait_until, fdatasync, give_back_pages, map_buffer, monotonic,
-    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock,
-    pthread_mutex_unlock, pwrite, unmap_buffer, use_large_pages, write,
+    pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_wait, pthread_mutex_init,
+    pthread_mutex_lock, pthread_mutex_unlock, pwrite, unmap_buffer, use_large_pages, write,
 )
 from kifa._record cimport frame_record, seal_header, store_u64
 from kifa._waiters cimport Waiter, empty_ring, release_all, wake_first
@@ -78,6 +80,7 @@ cdef class GroupCommit(Memtables):
 
     def __cinit__(self):
         cdef int index
+        pthread_mutex_init(&self.gate, NULL)
         cond_init(&self.committer_work)
         cond_init(&self.gathered)
         empty_ring(&self.waiting[0])
@@ -96,6 +99,7 @@ cdef class GroupCommit(Memtables):
         uint32_t max_group_entries, bint normal,
     ):
         """Start behind LSN ``next_lsn - 1``, all of which is durable."""
+        assert BUFFER_SIZE <= <int>LARGE_PAGE_SIZE
         assert next_lsn >= 1 and 1 <= max_group_entries and BLOCK_SIZE <= max_group_size_bytes <= MAX_GROUP_SIZE
         self.next_lsn = next_lsn
         self.durable = next_lsn - 1
@@ -148,7 +152,7 @@ cdef class GroupCommit(Memtables):
             release_all(&self.waiting[index], &self.released)
         wake_first(&self.released)
         pthread_cond_broadcast(&self.room)
-        pthread_cond_broadcast(&self.committer_work)
+        self.call_committer()
 
     cdef int check_fork(self) except -1:
         if self.fork_generation != fork_count:
@@ -213,7 +217,7 @@ cdef class GroupCommit(Memtables):
         self.segment_ready = self.descriptor >= 0
         pthread_cond_broadcast(&self.room)
         wake_first(&self.waiting[self.groups[self.open_index].serial & 1])
-        pthread_cond_signal(&self.committer_work)
+        self.call_committer()
         pthread_mutex_unlock(&self.mutex)
 
     @property
@@ -324,21 +328,23 @@ cdef class GroupCommit(Memtables):
             self.freeze_active()
         pthread_cond_broadcast(&self.room)
 
-    cdef void write_sealed(self) noexcept nogil:
-        # Makes the sealed group durable. With the mutex, which is free during the write.
+    cdef int write_in_flight(self) noexcept nogil:
+        # Makes the sealed group durable, or returns an errno. Without the mutex: only who sealed it, or the committer
+        # that was given it, touches the group until `publish`.
         cdef Group *group = &self.groups[self.open_index ^ 1]
-        cdef int error, index
-        cdef double started
-        cdef uint64_t one = 1
-        pthread_mutex_unlock(&self.mutex)
         if group.size >= LARGE_GROUP_SIZE and not group.has_large_pages:
-            # Only now nobody else touches this buffer; it takes as long as a sync or two, once in a load.
+            # As dear as a sync or two, once in a load.
             use_large_pages(group.buffer, LARGE_PAGE_SIZE)
             group.has_large_pages = True
-        started = monotonic()
-        error = write_and_sync(group.descriptor, group.buffer, group.size, group.offset)
-        pthread_mutex_lock(&self.mutex)
-        self.sync_seconds = monotonic() - started
+        group.written_at = monotonic()
+        return write_and_sync(group.descriptor, group.buffer, group.size, group.offset)
+
+    cdef void publish(self, int error) noexcept nogil:
+        # Tells everyone that the group in flight is durable, or that its write failed. With the mutex.
+        cdef Group *group = &self.groups[self.open_index ^ 1]
+        cdef int index
+        cdef uint64_t one = 1
+        self.sync_seconds = monotonic() - group.written_at
         self.in_flight = False
         self.keeps_memory = self.keeps_memory or group.has_large_pages
         if error:
@@ -355,7 +361,7 @@ cdef class GroupCommit(Memtables):
             wake_first(&self.released)
         pthread_cond_broadcast(&self.room)
         if self.committer_running and (self.requested_serial > group.serial or self.pending_limit):
-            pthread_cond_signal(&self.committer_work)
+            self.call_committer()
         if not self.half_full and self.segment_offset * 2 > self.segment_size:
             # Time to prepare the next segment; a store that stays small never needs one.
             self.half_full = self.background_woken = True
@@ -377,8 +383,18 @@ cdef class GroupCommit(Memtables):
 
     cdef void lead(self) noexcept nogil:
         # Makes the open group durable. With the mutex; nothing is in flight.
+        cdef int error
         self.seal()
-        self.write_sealed()
+        pthread_mutex_unlock(&self.mutex)
+        error = self.write_in_flight()
+        pthread_mutex_lock(&self.mutex)
+        self.publish(error)
+
+    cdef void call_committer(self) noexcept nogil:
+        pthread_mutex_lock(&self.gate)
+        self.committer_called = True
+        pthread_cond_signal(&self.committer_work)
+        pthread_mutex_unlock(&self.gate)
 
     cdef void wait_in(self, Waiter *ring) noexcept nogil:
         # Returns when woken. With the mutex.
@@ -444,11 +460,13 @@ cdef class GroupCommit(Memtables):
             return self.commit_through(serial)
         if not self.in_flight and not self.held:
             self.seal()
+            pthread_mutex_lock(&self.gate)
             self.sealed = True
             pthread_cond_signal(&self.committer_work)
+            pthread_mutex_unlock(&self.gate)
             return STATUS_OK
         self.requested_serial = serial
-        pthread_cond_signal(&self.committer_work)
+        self.call_committer()
         while self.groups[self.open_index].serial == serial:
             if self.poison:
                 return STATUS_POISONED

@@ -18,6 +18,9 @@ cdef class SliceBatch:
 
 
 cdef class LogWriter(GroupCommit):
+    cdef SliceBatch batch       # of the thread between `begin_batch` and `end_batch`
+    cdef bint await_call(self, double deadline) noexcept nogil
+    cdef double lead_due(self) noexcept nogil
     cdef void await_batch(self) noexcept nogil
     cdef int frame_available(
         self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason

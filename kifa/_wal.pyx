@@ -37,7 +37,7 @@ DRAINED, OVERSIZE, GROUP_FULL = range(3)
 cdef enum:
     BATCH_SLICES = 8192
     # A group worth a sync of its own, where a batch needs several.
-    EARLY_GROUP_SIZE = 256 * 1024
+    EARLY_GROUP_SIZE = 512 * 1024
 
 
 cdef class SliceBatch:
@@ -115,7 +115,7 @@ cdef class LogWriter(GroupCommit):
                     status = self.commit_through(serial)
                 elif self.groups[self.open_index].records == 1:
                     # Others may have framed since; the committer looks at the oldest.
-                    pthread_cond_signal(&self.committer_work)
+                    self.call_committer()
             pthread_mutex_unlock(&self.mutex)
         if status != STATUS_OK:
             self.fail(status)
@@ -158,8 +158,12 @@ cdef class LogWriter(GroupCommit):
         cdef Py_ssize_t framed = 0
         cdef int status = STATUS_OK
         cdef object refused = None
-        cdef SliceBatch batch = SliceBatch(min(len(items) - start, BATCH_SLICES))
+        cdef SliceBatch batch
+        cdef Py_ssize_t wanted = min(len(items) - start, BATCH_SLICES)
         self.check_fork()
+        if self.batch is None or self.batch.capacity < wanted:
+            self.batch = SliceBatch(wanted)  # kept: touching new memory costs as much as filling it
+        batch = self.batch
         while index < len(items) and status == STATUS_OK and refused is None:
             refused = batch.fill(items, index)
             with nogil:
@@ -216,7 +220,7 @@ cdef class LogWriter(GroupCommit):
             self.held = False
             status = self.frame(start, size, type, <uint64_t>wall_ms(), 0)
             wake_first(&self.waiting[self.groups[self.open_index].serial & 1])
-            pthread_cond_signal(&self.committer_work)
+            self.call_committer()
             pthread_cond_broadcast(&self.room)
             pthread_mutex_unlock(&self.mutex)
         if status != STATUS_OK:
@@ -319,7 +323,7 @@ cdef class LogWriter(GroupCommit):
         with nogil:
             pthread_mutex_lock(&self.mutex)
             self.requested_serial = self.last_framed_serial()
-            pthread_cond_signal(&self.committer_work)
+            self.call_committer()
             pthread_mutex_unlock(&self.mutex)
 
     def notify_on(self, int event_descriptor):
@@ -337,38 +341,66 @@ cdef class LogWriter(GroupCommit):
 
         This is the body of a thread; there is at most one.
         """
-        cdef Group *group
+        cdef double deadline = 0.0
+        cdef bint ended = False
+        cdef bint given
+        cdef int error = 0
         with nogil:
             pthread_mutex_lock(&self.mutex)
             self.committer_running = True
-            while not self.poison and (self.sealed or not self.committer_stop):
-                if self.sealed:
-                    self.sealed = False
-                    self.write_sealed()
-                    continue
-                group = &self.groups[self.open_index]
-                if group.records and not self.in_flight and not self.held:
-                    if self.requested_serial >= group.serial:
-                        self.lead()
-                        continue
-                    if self.pending_limit:
-                        if monotonic() >= self.oldest_pending + normal_max_delay:
-                            self.lead()
-                        else:
-                            cond_wait_until(
-                                &self.committer_work, &self.mutex, self.oldest_pending + normal_max_delay
-                            )
-                        continue
-                pthread_cond_wait(&self.committer_work, &self.mutex)
-            self.committer_running = False
-            pthread_cond_broadcast(&self.room)
             pthread_mutex_unlock(&self.mutex)
+            while not ended:
+                given = self.await_call(deadline)
+                if given:
+                    error = self.write_in_flight()
+                pthread_mutex_lock(&self.mutex)
+                if given:
+                    self.publish(error)
+                deadline = self.lead_due()
+                ended = self.poison != 0 or (self.committer_stop and not self.sealed)
+                if ended:
+                    self.committer_running = False
+                    pthread_cond_broadcast(&self.room)
+                pthread_mutex_unlock(&self.mutex)
+
+    cdef bint await_call(self, double deadline) noexcept nogil:
+        # Returns when the committer is called, or at the deadline unless that is 0; whether it got a sealed group.
+        cdef bint given
+        pthread_mutex_lock(&self.gate)
+        while not self.committer_called and not self.sealed:
+            if deadline == 0.0:
+                pthread_cond_wait(&self.committer_work, &self.gate)
+            elif monotonic() < deadline:
+                cond_wait_until(&self.committer_work, &self.gate, deadline)
+            else:
+                break
+        self.committer_called = False
+        given = self.sealed
+        self.sealed = False
+        pthread_mutex_unlock(&self.gate)
+        return given
+
+    cdef double lead_due(self) noexcept nogil:
+        # Leads the groups that were asked for, and old ones in normal mode; returns when the next will be old, or 0.
+        # With the mutex.
+        cdef Group *group = &self.groups[self.open_index]
+        cdef double deadline
+        while group.records and not self.in_flight and not self.held and not self.poison:
+            if self.requested_serial < group.serial:
+                if not self.pending_limit:
+                    break
+                deadline = self.oldest_pending + normal_max_delay
+                if monotonic() < deadline:
+                    return deadline
+            self.lead()
+            group = &self.groups[self.open_index]
+        return 0.0
 
     def stop_committer(self):
         """Let `run_committer` return."""
         pthread_mutex_lock(&self.mutex)
         self.committer_stop = True
-        pthread_cond_broadcast(&self.committer_work)
+        self.call_committer()
         pthread_mutex_unlock(&self.mutex)
 
     def set_normal(self, bint normal):
@@ -379,7 +411,7 @@ cdef class LogWriter(GroupCommit):
         self.oldest_pending = monotonic()
         if not normal:
             self.requested_serial = self.last_framed_serial()  # nobody waits for it, and it is no longer old enough
-        pthread_cond_signal(&self.committer_work)
+        self.call_committer()
         pthread_mutex_unlock(&self.mutex)
 
     def stop(self):

@@ -31,6 +31,7 @@ from kifa._typing import Any, Self
 from kifa._wal import LogWriter, SegmentFull
 from kifa.errors import Damage, KifaError, NoSpaceError, PoisonedError, UsageError
 from kifa.fs import NO_SPACE, WriterLock, make_directory_durably
+from kifa.priority import step_back
 from kifa.recovery import LastGroup, Recovered, recover
 from kifa.segment_pool import SegmentPool
 from kifa.segments import DATA_OFFSET, FLUSH_MODES, WAL_DIRECTORY
@@ -345,6 +346,7 @@ class Log:
                 self._writer.check_usable()
 
     def _run_flushes(self) -> None:
+        step_back()
         timeout_seconds = -1.0
         while True:
             self._writer.wait_for_background_work(timeout_seconds)
@@ -418,6 +420,7 @@ class Log:
             pass
 
     def _run_compactions(self) -> None:
+        step_back()
         while True:
             self._compaction_wanted.wait()
             self._compaction_wanted.clear()
