@@ -1,6 +1,6 @@
 """Reading sorted tables. Damage costs the blocks it is in: it is reported, and everything else is still served.
 
-`write_table` and `concatenate_tables` (kifa/sstable_writer.py) make tables.
+`write_table` and `concatenate_tables` (kifa/sstable_writer.py) make tables; what verifies blocks is kifa/_blocks.pyx.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kifa._batch import EntryBatch
+from kifa._blocks import check_blocks, find_run
 from kifa._crc32c import crc32c
 from kifa._table import find_block, skip_blocks, unpack_block
 from kifa._typing import NamedTuple
@@ -162,6 +163,15 @@ class Table:
             raise _BlockDamageError(f"ends after {max(offset, 0) + len(data)} bytes")
         return data
 
+    def _read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer``, or raise `_BlockDamageError`. New memory for each MiB costs more than reading it."""
+        try:
+            size = os.preadv(self._descriptor(), [buffer], offset)
+        except OSError:
+            size = 0
+        if size != len(buffer):
+            buffer[:] = self._read(offset, len(buffer))  # tells why not
+
     def _read_or_empty(self, offset: int, size: int) -> bytes:
         try:
             return self._read(offset, size)
@@ -245,25 +255,18 @@ class Table:
         if self.damage:
             raise DamagedError(str(self.damage[0]), list(self.damage))
 
-    def _check_block(self, row: IndexRow, block: memoryview) -> BlockHeader:
-        """Return the header of ``block`` if it is the one ``row`` tells of and its payload's CRC is right."""
-        header = BlockHeader.parse(bytes(block[:BLOCK_HEADER_SIZE]), self._seed)
-        if header is None:
-            raise _BlockDamageError("the header of a block is damaged")
-        told = (row.first_lsn, row.entries, row.size)
-        if (header.first_lsn, header.entries, header.block_size) != told:
-            raise _BlockDamageError("a block is not the one the index names")
-        if crc32c(block[BLOCK_HEADER_SIZE:], self._seed) != header.payload_crc:
-            raise _BlockDamageError("the payload of a block is damaged")
-        return header
-
-    def _decode(self, row: IndexRow) -> EntryBatch:
-        block = memoryview(self._read(row.offset, row.size))
-        header = self._check_block(row, block)
-        payload = bytes(block[BLOCK_HEADER_SIZE:])
+    def _decode(self, index: bytes, position: int) -> EntryBatch:
+        row = IndexRow.at(index, position)
+        block = self._read(row.offset, row.size)
+        _, reason = check_blocks(block, index, position, 1, self._seed)
+        if reason is not None:
+            raise _BlockDamageError(reason)
+        header = BlockHeader.unpack(block)
         try:
-            if header.codec != CODEC_NONE:
-                payload = _decompress(payload, header.raw_size)
+            if header.codec == CODEC_NONE:
+                payload = block[BLOCK_HEADER_SIZE:]
+            else:
+                payload = _decompress(memoryview(block)[BLOCK_HEADER_SIZE:], header.raw_size)
             if len(payload) != header.raw_size:
                 raise ValueError(f"{len(payload)} bytes instead of {header.raw_size}")
             return unpack_block(payload, header.first_lsn, header.entries, header.min_timestamp)
@@ -318,13 +321,14 @@ class Table:
             row = IndexRow.at(index, position)
             if row.last_lsn < from_lsn if reverse else row.first_lsn > to_lsn:
                 return
-            position += step
             try:
-                batch = self._decode(row)
+                batch = self._decode(index, position)
             except _BlockDamageError as error:
                 if on_damage is not None:
                     on_damage(self._block_damage(row, error))
                 continue
+            finally:
+                position += step
             part = batch.within(from_lsn, to_lsn)
             if len(part):
                 yield part
@@ -333,38 +337,30 @@ class Table:
         kind = "truncated file" if row.offset + row.size > self._size else "corruption"
         return Damage(kind, self._file_name, row.offset, row.first_lsn, row.last_lsn, str(error))
 
-    def verified_blocks(self) -> Iterator[tuple[BlockHeader, memoryview]]:
-        """Yield each block, undecoded, with its header, both verified; reads about 1 MiB at a time.
+    def verified_runs(self) -> Iterator[memoryview]:
+        """Yield all blocks, undecoded and verified, several that lie together at a time; each run until the next.
 
         Raises:
             DamagedError: a block is damaged.
         """
         index, position = self.index, 0
+        buffer = bytearray(READ_SIZE_BYTES)
         while position < self.blocks:
-            rows = self._run_of_rows(index, position)
-            position += len(rows)
-            start = rows[0].offset
-            row = rows[0]
+            count, start, size = find_run(index, position, READ_SIZE_BYTES)
+            if size > len(buffer):
+                buffer = bytearray(size)
+            run = memoryview(buffer)[:size]
             try:
-                run = memoryview(self._read(start, rows[-1].offset + rows[-1].size - start))
-                for row in rows:
-                    block = run[row.offset - start : row.offset - start + row.size]
-                    yield self._check_block(row, block), block
+                self._read_into(run, start)
+                whole, reason = check_blocks(run, index, position, count, self._seed)
+                position += whole
+                if reason is not None:
+                    raise _BlockDamageError(reason)
             except _BlockDamageError as error:
-                damage = self._block_damage(row, error)
+                damage = self._block_damage(IndexRow.at(index, position), error)
                 raise DamagedError(str(damage), [damage]) from error
-            os.posix_fadvise(self._descriptor(), start, len(run), os.POSIX_FADV_DONTNEED)
-
-    def _run_of_rows(self, index: bytes, position: int) -> list[IndexRow]:
-        rows = [IndexRow.at(index, position)]
-        size = rows[0].size
-        while position + len(rows) < self.blocks:
-            row = IndexRow.at(index, position + len(rows))
-            size += row.size
-            if size > READ_SIZE_BYTES or row.offset != rows[-1].offset + rows[-1].size:
-                break
-            rows.append(row)
-        return rows
+            yield run
+            os.posix_fadvise(self._descriptor(), start, size, os.POSIX_FADV_DONTNEED)
 
     def verify(self, on_progress: Callable[[int], None] | None = None) -> list[Damage]:
         """Read and decode every byte; return all damage. ``on_progress`` is told the bytes of each block read."""
@@ -373,7 +369,7 @@ class Table:
         for position in range(self.blocks):
             row = IndexRow.at(self.index, position)
             try:
-                self._decode(row)
+                self._decode(self.index, position)
             except _BlockDamageError as error:
                 found.append(self._block_damage(row, error))
             if on_progress is not None:
@@ -397,7 +393,7 @@ def read_store_id(path: Path) -> bytes | None:
         return footer.store_id if footer is not None else None
 
 
-def _decompress(stored: bytes, raw_size: int) -> bytes:
+def _decompress(stored: memoryview, raw_size: int) -> bytes:
     """Decode one zstd frame of ``raw_size`` bytes. Raises ValueError."""
     from kifa.zstd import ZstdDecompressor, ZstdError  # 5 ms that an empty store need not pay
 

@@ -110,29 +110,12 @@ class BlockHeader(NamedTuple):
         """Header and payload, in bytes."""
         return BLOCK_HEADER_SIZE + self.stored_size
 
-    def pack(self, seed: int) -> bytes:
-        packed = _BLOCK_HEADER.pack(
-            BLOCK_MAGIC,
-            self.first_lsn,
-            self.entries,
-            self.codec,
-            bytes(3),
-            self.stored_size,
-            self.raw_size,
-            self.min_timestamp,
-            self.max_timestamp,
-            self.payload_crc,
-        )
-        return _sign(packed, seed)
-
     @classmethod
     def parse(cls, data: bytes, seed: int) -> BlockHeader | None:
         """Read a block header signed under ``seed``, the CRC of the store id."""
         if len(data) != BLOCK_HEADER_SIZE or not _is_signed(data, seed):
             return None
-        magic, first_lsn, entries, codec, zeros, stored, raw, low, high, crc = (
-            _BLOCK_HEADER.unpack_from(data)
-        )
+        magic, _, entries, codec, zeros, *_ = _BLOCK_HEADER.unpack_from(data)
         if (
             magic != BLOCK_MAGIC
             or any(zeros)
@@ -140,7 +123,13 @@ class BlockHeader(NamedTuple):
             or codec not in (CODEC_NONE, CODEC_ZSTD)
         ):
             return None
-        return cls(first_lsn, entries, codec, stored, raw, low, high, crc)
+        return cls.unpack(data)
+
+    @classmethod
+    def unpack(cls, block: bytes) -> BlockHeader:
+        """Return the header of a block that was verified."""
+        _, first_lsn, entries, codec, _, *fields = _BLOCK_HEADER.unpack_from(block)
+        return cls(first_lsn, entries, codec, *fields)
 
 
 class IndexRow(NamedTuple):

@@ -6,21 +6,17 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from kifa._blocks import BlockIndex
 from kifa._crc32c import crc32c
 from kifa._table import BlockPacker
 from kifa._typing import TYPE_CHECKING
 from kifa._writeback import write_back
 from kifa.fs import DurableReplacement
 from kifa.sstable_format import (
-    CODEC_NONE,
-    CODEC_ZSTD,
     HEADER_SIZE,
-    MAX_U64,
     STORE_ID_SIZE,
     SUFFIX,
-    BlockHeader,
     Footer,
-    IndexRow,
     TableHeader,
     TableInfo,
     TableMetadata,
@@ -40,59 +36,25 @@ WRITEBACK_SIZE_BYTES = 4 << 20
 
 
 class _TableFile:
-    """A table in the making: appends blocks, keeps their index, closes with index, metadata and footer."""
+    """A table in the making: appends runs of blocks, keeps their index, closes with index, metadata and footer."""
 
     def __init__(self, file: DurableReplacement, store_id: bytes, *, keep_cached: bool) -> None:
         assert len(store_id) == STORE_ID_SIZE
         self._file = file
         self._store_id = store_id
         self._keep_cached = keep_cached
-        self._pending: list[bytes | memoryview] = [bytes(HEADER_SIZE)]  # written at the end
-        self._pending_size = HEADER_SIZE
-        self._offset = HEADER_SIZE
-        self._written_back = 0
-        self._index = bytearray()
-        self._min_lsn = self._last_lsn = 0
-        self._entries = self._data_bytes = self._blocks = 0
-        self._min_timestamp, self._max_timestamp = MAX_U64, 0
+        self._offset = self._written_back = 0
+        self._index = BlockIndex()
+        self._append(bytes(HEADER_SIZE))  # written at the end
 
-    def add_block(self, header: BlockHeader, chunks: Sequence[bytes | memoryview]) -> None:
-        """Append a block whose bytes, header included, are ``chunks``."""
-        if header.first_lsn <= self._last_lsn:
-            raise ValueError(f"LSN {header.first_lsn} after {self._last_lsn}: not ascending")
-        row = IndexRow(
-            header.first_lsn,
-            header.entries,
-            header.block_size,
-            self._offset,
-            header.min_timestamp,
-            header.max_timestamp,
-        )
-        self._index += row.pack()
-        self._blocks += 1
-        self._min_lsn = self._min_lsn or header.first_lsn
-        self._last_lsn = header.last_lsn
-        self._entries += header.entries
-        self._min_timestamp = min(self._min_timestamp, header.min_timestamp)
-        self._max_timestamp = max(self._max_timestamp, header.max_timestamp)
-        self._append(chunks)
+    def add_run(self, run: memoryview) -> None:
+        """Append whole blocks, verified or just made."""
+        self._index.add_run(run, self._offset)
+        self._append(run)
 
-    def count_data(self, size_bytes: int) -> None:
-        """Add to the total of the entries' data."""
-        self._data_bytes += size_bytes
-
-    def _append(self, chunks: Sequence[bytes | memoryview]) -> None:
-        size = sum(map(len, chunks))
-        self._pending += chunks
-        self._pending_size += size
-        self._offset += size
-        if self._pending_size >= WRITE_SIZE_BYTES:
-            self._write_pending()
-
-    def _write_pending(self) -> None:
-        self._file.write([b"".join(self._pending)])
-        self._pending.clear()
-        self._pending_size = 0
+    def _append(self, data: bytes | memoryview) -> None:
+        self._file.write([data])
+        self._offset += len(data)
         if self._offset - self._written_back >= WRITEBACK_SIZE_BYTES:
             self._write_back()
 
@@ -109,43 +71,47 @@ class _TableFile:
     def publish(
         self,
         directory: Path,
+        data_bytes: int,
         metadata: TableMetadata,
         check: Callable[[Path], None] | None = None,
     ) -> TableInfo:
-        """Finish the table and give it its name in ``directory``; for ``check`` see `DurableReplacement`."""
-        if self._blocks == 0:
+        """Finish the table, whose entries hold ``data_bytes``, and give it its name in ``directory``.
+
+        For ``check`` see `DurableReplacement`.
+        """
+        totals = self._index
+        if totals.blocks == 0:
             raise ValueError("a table needs at least one entry")
-        index, meta = bytes(self._index), metadata.pack()
+        index, meta = bytes(totals), metadata.pack()
         footer = Footer(
             self._store_id,
-            self._min_lsn,
-            self._last_lsn,
-            self._entries,
-            self._min_timestamp,
-            self._max_timestamp,
+            totals.min_lsn,
+            totals.last_lsn,
+            totals.entries,
+            totals.min_timestamp,
+            totals.max_timestamp,
             self._offset,
-            self._blocks,
+            totals.blocks,
             crc32c(index, crc32c(self._store_id)),
             self._offset + len(index),
             len(meta),
             crc32c(meta, crc32c(self._store_id)),
-            self._data_bytes,
+            data_bytes,
         )
-        self._append([index, meta, footer.pack()])
-        self._write_pending()
-        header = TableHeader(self._store_id, self._min_lsn, self._last_lsn).pack()
+        self._append(index + meta + footer.pack())
+        header = TableHeader(self._store_id, totals.min_lsn, totals.last_lsn).pack()
         if os.pwrite(self._file.descriptor, header, 0) != len(header):
             raise OSError("short write of a table header")
         info = TableInfo(
-            table_name(self._min_lsn, self._last_lsn),
-            self._min_lsn,
-            self._last_lsn,
-            self._entries,
-            self._blocks,
-            self._data_bytes,
+            table_name(totals.min_lsn, totals.last_lsn),
+            totals.min_lsn,
+            totals.last_lsn,
+            totals.entries,
+            totals.blocks,
+            data_bytes,
             self._offset,
-            self._min_timestamp,
-            self._max_timestamp,
+            totals.min_timestamp,
+            totals.max_timestamp,
         )
         self._file.publish(directory / info.name, check)
         if not self._keep_cached:
@@ -175,39 +141,23 @@ def write_table(
 
     compressor = ZstdCompressor(level=COMPRESSION_LEVEL)
     seed = crc32c(store_id)
-    packer = BlockPacker()
+    packer = BlockPacker(WRITE_SIZE_BYTES)
     with DurableReplacement(directory / f"flush{SUFFIX}") as file:
         table = _TableFile(file, store_id, keep_cached=True)
         for batch in batches:
             start = 0
             while start < len(batch):
                 start += packer.add(batch, start)
-                if start < len(batch):
-                    _add_packed(table, packer, compressor, seed)
+                if start < len(batch) and packer.seal(_compress(packer, compressor), seed):
+                    table.add_run(packer.take_run())
         if len(packer):
-            _add_packed(table, packer, compressor, seed)
-        return table.publish(directory, metadata, check)
+            packer.seal(_compress(packer, compressor), seed)
+        table.add_run(packer.take_run())
+        return table.publish(directory, packer.data_bytes, metadata, check)
 
 
-def _add_packed(
-    table: _TableFile, packer: BlockPacker, compressor: ZstdCompressor, seed: int
-) -> None:
-    first_lsn, count, min_timestamp, max_timestamp, data_bytes, raw = packer.take()
-    stored, codec = compressor.compress(raw, compressor.FLUSH_FRAME), CODEC_ZSTD
-    if len(stored) >= len(raw):
-        stored, codec = raw, CODEC_NONE
-    header = BlockHeader(
-        first_lsn,
-        count,
-        codec,
-        len(stored),
-        len(raw),
-        min_timestamp,
-        max_timestamp,
-        crc32c(stored, seed),
-    )
-    table.add_block(header, [header.pack(seed), stored])
-    table.count_data(data_bytes)
+def _compress(packer: BlockPacker, compressor: ZstdCompressor) -> bytes:
+    return compressor.compress(packer.payload(), compressor.FLUSH_FRAME)
 
 
 def concatenate_tables(directory: Path, tables: Sequence[Table]) -> TableInfo:
@@ -225,7 +175,9 @@ def concatenate_tables(directory: Path, tables: Sequence[Table]) -> TableInfo:
     with DurableReplacement(directory / f"compaction{SUFFIX}") as file:
         output = _TableFile(file, tables[0].store_id, keep_cached=False)
         for table in tables:
-            for header, block in table.verified_blocks():
-                output.add_block(header, [block])
-            output.count_data(table.info.data_bytes)
-        return output.publish(directory, merge_metadata(table.metadata for table in tables))
+            for run in table.verified_runs():
+                output.add_run(run)
+        data_bytes = sum(table.info.data_bytes for table in tables)
+        return output.publish(
+            directory, data_bytes, merge_metadata(table.metadata for table in tables)
+        )
