@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from collections.abc import Sequence
@@ -192,7 +193,7 @@ def test_joined_tables_hold_what_their_inputs_held(
 ) -> None:
     directory = tmp_path_factory.mktemp("sst")
     bounds = [0, *sorted(cuts), len(entries)]
-    parts = [entries[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if entries[a:b]]
+    parts = [entries[a:b] for a, b in itertools.pairwise(bounds) if entries[a:b]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sstable, "READ_SIZE_BYTES", sizes[0])
         patch.setattr(sstable_writer, "WRITE_SIZE_BYTES", sizes[1])
