@@ -155,8 +155,7 @@ class Log:
         ):
             self._writer.request_freeze()
         self._publish_first()
-        if self._tables.needs_mending:
-            self._writer.wake_background()
+        self._have_tables_mended()
         for line in recovered.damage:
             log.warning("%s", line)
         if recovered.torn_tail is not None:
@@ -353,7 +352,8 @@ class Log:
             try:
                 self._flush_ready()
                 self._prepare()
-                timeout_seconds = -1.0
+                due_seconds = self._tables.mending_due_seconds
+                timeout_seconds = -1.0 if due_seconds is None else due_seconds
                 if self._failure is not None:
                     self._failure = None
                     self._writer.flush_failed(0)
@@ -376,19 +376,21 @@ class Log:
             self._tables.add(run)
             self._writer.release(len(run))
         # What a damaged table lost may be in a segment that would be recycled now.
-        self._tables.mend()
-        if memtables:
-            self._pool.recycle_through(self._tables.checkpoint_lsn)
+        mended = self._tables.mend()
+        if memtables or mended:
+            self._recycle()
             self._compaction_wanted.set()
+
+    def _recycle(self) -> None:
+        """Recycle the segments that tables have superseded, but those that may have what a damaged table lost."""
+        self._pool.recycle_through(self._tables.checkpoint_lsn, self._tables.unmended_ranges)
 
     def _rotate_first(self, recovered: Recovered) -> None:
         """Bring the first segment of this run into use; on a full disk, one of which tables have every entry."""
         try:
             self._rotate_to(0, recovered.unproven)
         except NoSpaceError:
-            if recovered.damaged_tables:
-                raise
-            self._pool.recycle_through(self._tables.checkpoint_lsn)
+            self._recycle()
             self._rotate_to(0, recovered.unproven)
 
     def _publish_first(self) -> None:
@@ -418,6 +420,12 @@ class Log:
         self._writer.check_usable()
         while self._tables.join_due():
             pass
+        self._have_tables_mended()
+
+    def _have_tables_mended(self) -> None:
+        """Wake the flush thread if a table was found damaged."""
+        if self._tables.mending_due_seconds == 0:
+            self._writer.wake_background()
 
     def _run_compactions(self) -> None:
         step_back()
@@ -435,8 +443,7 @@ class Log:
             except Exception as error:  # as above
                 # Compaction only saves space and time; the next flush will ask for it again.
                 log.error("compaction failed: %s", error, exc_info=_is_bug(error))
-            if self._tables.needs_mending:
-                self._writer.wake_background()
+            self._have_tables_mended()
             if is_last:
                 return
 

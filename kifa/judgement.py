@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -397,6 +397,23 @@ def _name_missing(
 def _lost(name: str, offset: int, first_lsn: int, last_lsn: int) -> Damage:
     reason = "records do not match their checksums"
     return Damage("corruption", name, offset, first_lsn, last_lsn, reason)
+
+
+def lost_for_good(damage: Iterable[Damage], covered: Iterable[tuple[int, int]]) -> Iterator[Damage]:
+    """Yield ``damage`` without the LSNs that are in ``covered``: (first, last), ascending."""
+    for lost in damage:
+        if lost.first_lsn is None or lost.last_lsn is None:
+            yield lost
+            continue
+        first = lost.first_lsn
+        for covered_first, covered_last in covered:
+            if covered_last < first or covered_first > lost.last_lsn:
+                continue
+            if covered_first > first:
+                yield lost._replace(first_lsn=first, last_lsn=covered_first - 1)
+            first = covered_last + 1
+        if first <= lost.last_lsn:
+            yield lost._replace(first_lsn=first)
 
 
 def _is_next(file: SegmentFile, following: SegmentFile | None) -> bool:

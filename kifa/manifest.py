@@ -13,6 +13,7 @@ from kifa._crc32c import crc32c
 from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.fs import replace_durably
+from kifa.sstable_format import TABLE_DIRECTORY
 
 MANIFEST_NAME = "manifest"
 _MAGIC = b"KIFAMAN1"
@@ -38,6 +39,24 @@ class ManifestSegment(NamedTuple):
     size_bytes: int
 
 
+class Unmended(NamedTuple):
+    """A damaged table that could not be mended yet, which LSN ranges (inclusive) it lost, and why it was not."""
+
+    name: str
+    lost: tuple[tuple[int, int], ...]
+    reason: str
+
+    def damage(self) -> list[Damage]:
+        """Return it as it is told to users."""
+        reason = (
+            f"it cannot be mended yet ({self.reason}); segments that may have what it lost are kept"
+        )
+        return [
+            Damage("corruption", f"{TABLE_DIRECTORY}/{self.name}", None, first, last, reason)
+            for first, last in self.lost
+        ]
+
+
 class Manifest(NamedTuple):
     """The body of a manifest. ``sources`` maps a source's key to its latest checkpoint."""
 
@@ -48,6 +67,7 @@ class Manifest(NamedTuple):
     segments: tuple[ManifestSegment, ...]
     sources: dict[str, Any]
     damage: tuple[Damage, ...]
+    unmended: tuple[Unmended, ...] = ()
 
     def segment_sizes(self) -> dict[str, int]:
         """Return the size in bytes that each segment should have, by name."""
@@ -63,6 +83,7 @@ class Manifest(NamedTuple):
             "segments": [segment._asdict() for segment in self.segments],
             "sources": self.sources,
             "damage": [damage._asdict() for damage in self.damage],
+            "unmended": [table._asdict() for table in self.unmended],
         }
         # escapes keep file names that are not UTF-8 (lone surrogates in Python) within valid UTF-8
         body = json.dumps(fields, separators=(",", ":")).encode()
@@ -93,6 +114,10 @@ class Manifest(NamedTuple):
             tuple(ManifestSegment(**segment) for segment in fields["segments"]),
             fields["sources"],
             tuple(Damage(**damage) for damage in fields["damage"]),
+            tuple(
+                Unmended(table["name"], tuple(map(tuple, table["lost"])), table["reason"])
+                for table in fields.get("unmended", ())
+            ),
         )
 
 

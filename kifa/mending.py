@@ -14,12 +14,13 @@ Every entry of the new one was verified where it was read; what no file has stay
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kifa._batch import EntryBatch
 from kifa._merge import MissingRange, merge
-from kifa._typing import TYPE_CHECKING, Any
+from kifa._typing import TYPE_CHECKING, Any, Protocol
 from kifa.errors import Damage, DamagedError
 from kifa.sstable import Table
 from kifa.sstable_format import TableInfo, TableMetadata, merge_metadata
@@ -28,6 +29,44 @@ from kifa.sstable_writer import write_table
 if TYPE_CHECKING:
     from kifa._merge import Source
     from kifa.judgement import SegmentView
+
+
+# A table that cannot be mended is tried again after this time, then after twice of it, and so on.
+FIRST_DELAY_SECONDS = 1.0
+MAX_DELAY_SECONDS = 300.0
+
+
+class HasLsns(Protocol):
+    """A table, or what is known of one."""
+
+    @property
+    def min_lsn(self) -> int: ...
+    @property
+    def max_lsn(self) -> int: ...
+
+
+class Waiting:
+    """A damaged table that is still to be mended."""
+
+    def __init__(self, table: HasLsns) -> None:
+        """``table`` was not read yet: it may have lost anything."""
+        self.lost: tuple[tuple[int, int], ...] = ((table.min_lsn, table.max_lsn),)
+        """LSN ranges, inclusive: no other file may go that has some of them."""
+        self.reason = ""
+        self._delay_seconds = FIRST_DELAY_SECONDS / 2
+        self._due = 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """How long until it is to be tried."""
+        return max(self._due - time.monotonic(), 0.0)
+
+    def postpone(self, reason: str) -> bool:
+        """Note why it could not be mended; return whether that is news."""
+        self._delay_seconds = min(2 * self._delay_seconds, MAX_DELAY_SECONDS)
+        self._due = time.monotonic() + self._delay_seconds
+        is_news, self.reason = reason != self.reason, reason
+        return is_news
 
 
 class SegmentSource:
@@ -44,12 +83,26 @@ class SegmentSource:
         return self._view.batches(from_lsn, to_lsn)
 
 
+def lost_ranges(damage: Iterable[Damage]) -> tuple[tuple[int, int], ...]:
+    """Return the LSN ranges (inclusive) that ``damage`` names."""
+    return tuple(
+        (place.first_lsn, place.last_lsn)
+        for place in damage
+        if place.first_lsn is not None and place.last_lsn is not None
+    )
+
+
 def mend_table(
-    directory: Path, damaged: Table, inputs: Sequence[Table], log: Sequence[Source]
+    directory: Path,
+    damaged: Table,
+    lost: Sequence[tuple[int, int]],
+    inputs: Sequence[Table],
+    log: Sequence[Source],
 ) -> TableInfo | None:
     """Write ``damaged`` anew in ``directory``; return None where nothing of what it lost is left, or nothing is lost.
 
     Args:
+        lost: LSN ranges, inclusive.
         inputs: tables within its range: a compaction that died did not delete them.
         log: sources of what the WAL still has.
 
@@ -57,11 +110,6 @@ def mend_table(
         OSError: the new table could not be written. Nothing has changed.
         DamagedError: it did not read back as it was written. Nothing has changed.
     """
-    lost = [
-        (place.first_lsn, place.last_lsn)
-        for place in damaged.verify()
-        if place.first_lsn is not None and place.last_lsn is not None
-    ]
     others: list[Source] = [*inputs, *log]
     if not any(_has_any(others, first, last) for first, last in lost):
         return None

@@ -26,7 +26,7 @@ from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.fs import NO_SPACE, list_names, remove_temporaries, sync_directory
 from kifa.identity import find_store_id
-from kifa.judgement import LogSurvey, survey_log
+from kifa.judgement import LogSurvey, lost_for_good, survey_log
 from kifa.manifest import Manifest, read_manifest
 from kifa.memtable_writer import metadata_of, write_memtables
 from kifa.segment_pool import LiveSegment
@@ -160,6 +160,10 @@ def _recover_tables(store: Path, state: Recovered, manifest: Manifest | None) ->
         if container.damage:
             state.damaged_tables.add(container.name)
             state.damage.extend(container.damage)
+    if manifest is not None:
+        # The damage of blocks, which nobody reads here, is known from those that could not be mended.
+        unmended = {table.name for table in manifest.unmended}
+        state.damaged_tables |= unmended & {table.name for table in kept}
     state.tables = [table.info for table in kept]
     state.damage.extend(merge_metadata(table.metadata for table in kept).damage)
     if manifest is not None:
@@ -228,7 +232,7 @@ def _recover_log(
             state.memtables.append(Memtable())
         state.torn_tail = survey.torn_tail
         state.unproven = _unproven_group(survey)
-        state.damage.extend(_lost_for_good(survey.damage, _ranges(state.tables)))
+        state.damage.extend(lost_for_good(survey.damage, _ranges(state.tables)))
         state.live = [
             LiveSegment(
                 store / view.file.name,
@@ -349,23 +353,6 @@ def _recover_controls(
         state.memtables[-1].add_control(kind, lsn, data)
 
 
-def _lost_for_good(damage: Iterable[Damage], covered: list[tuple[int, int]]) -> Iterator[Damage]:
-    """Yield ``damage`` without the LSNs that are in ``covered``: (first, last), ascending."""
-    for lost in damage:
-        if lost.first_lsn is None or lost.last_lsn is None:
-            yield lost
-            continue
-        first = lost.first_lsn
-        for covered_first, covered_last in covered:
-            if covered_last < first or covered_first > lost.last_lsn:
-                continue
-            if covered_first > first:
-                yield lost._replace(first_lsn=first, last_lsn=covered_first - 1)
-            first = covered_last + 1
-        if first <= lost.last_lsn:
-            yield lost._replace(first_lsn=first)
-
-
 def _ranges(tables: list[TableInfo]) -> list[tuple[int, int]]:
     return [(table.min_lsn, table.max_lsn) for table in tables]
 
@@ -385,7 +372,7 @@ def _name_missing_files(state: Recovered, manifest: Manifest | None, end_lsn: in
             table.max_lsn,
             "the manifest lists this table, and it is gone",
         )
-        state.damage.extend(_lost_for_good([lost], covered))
+        state.damage.extend(lost_for_good([lost], covered))
     names = {f"{WAL_DIRECTORY}/{segment.path.name}" for segment in state.live}
     newest = max((segment.first_lsn for segment in state.live), default=0)
     for segment in manifest.segments:

@@ -10,6 +10,9 @@ and of recycling, which is for segments of which every LSN is in a published tab
     rename to a spare | sync directory            (only then is the content overwritten, or the next one renamed)
     ^ an old segment, all of it in tables ^ a spare
 
+A segment that may have what a damaged table lost is kept until that is mended, and only such a one: there may be others
+missing between it and the next, of which tables have everything.
+
 Recovery syncs the directory before the pool takes over what it finds: the process may have died before that sync, and
 a spare that is overwritten while the disk still knows it as a segment would be one of any content.
 
@@ -28,7 +31,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from kifa._typing import NamedTuple
@@ -60,6 +63,18 @@ class LiveSegment(NamedTuple):
     size_bytes: int
 
 
+class _KeptSegment(NamedTuple):
+    """A segment whose entries are in tables, one of which has lost some."""
+
+    segment: LiveSegment
+    last_lsn: int
+
+    def overlaps(self, ranges: Iterable[tuple[int, int]]) -> bool:
+        """Whether it may have an LSN that is in one of ``ranges``."""
+        own_first = self.segment.first_lsn
+        return any(first <= self.last_lsn and own_first <= last for first, last in ranges)
+
+
 class OpenSegment(NamedTuple):
     """The segment that the writer writes to."""
 
@@ -83,6 +98,7 @@ class SegmentPool:
         self._recycle_lock = threading.Lock()
         self._live = list(live)
         self._sequence = max((segment.sequence for segment in live), default=0)
+        self._kept: list[_KeptSegment] = []
         self._spares: list[Path] = []
         self._unsynced = False  # names were changed and not made durable
         self._retired: list[Path] = []  # spares whose names are not durable yet
@@ -214,23 +230,37 @@ class SegmentPool:
             self._spares.append(spare)
         sync_directory(self._directory)
 
-    def recycle_through(self, checkpoint_lsn: int) -> None:
+    def recycle_through(self, checkpoint_lsn: int, keep: Sequence[tuple[int, int]] = ()) -> None:
         """Recycle all segments of which every LSN is at or below ``checkpoint_lsn``.
 
         The manifest that says so, and the tables it names, must be durable. One at a time and in order, so that
         those that are left follow each other, also after an error.
 
+        Args:
+            keep: LSN ranges (inclusive) that tables have lost: a segment that may have some of them stays, and is
+                recycled by a later call without them.
+
         Raises:
             OSError: one could not be recycled; the next call goes on with it.
         """
         with self._recycle_lock:
-            while True:
+            self._sync_names()
+            for kept in [kept for kept in self._kept if not kept.overlaps(keep)]:
+                with self._lock:
+                    self._retire(kept.segment)
+                    self._kept.remove(kept)
                 self._sync_names()
+            while True:
                 with self._lock:
                     if len(self._live) < 2 or self._live[1].first_lsn > checkpoint_lsn + 1:
                         return
-                    self._retire(self._live[0])
+                    oldest = _KeptSegment(self._live[0], self._live[1].first_lsn - 1)
+                    if oldest.overlaps(keep):
+                        self._kept.append(oldest)
+                    else:
+                        self._retire(oldest.segment)
                     del self._live[0]
+                self._sync_names()
 
     def _sync_names(self) -> None:
         """Make durable what `_retire` did; only then may its spares be overwritten."""

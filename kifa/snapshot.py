@@ -15,7 +15,7 @@ from kifa._typing import TYPE_CHECKING
 from kifa.errors import Damage, KifaError
 from kifa.fs import list_names, require_store
 from kifa.identity import find_store_id
-from kifa.judgement import LogSurvey, SegmentView, survey_log
+from kifa.judgement import LogSurvey, SegmentView, lost_for_good, survey_log
 from kifa.manifest import Manifest, read_manifest
 from kifa.segments import SegmentChanged
 from kifa.sstable import ForeignTableError, SkippedRange, Table
@@ -197,12 +197,19 @@ class Snapshot:
             if not lazily:
                 _ = table.index
             self.damage += table.damage
-        self.damage += self.log.damage
+        self.damage += self._damage_of_log()
         self.damage += self._missing_files()
         for table in self.tables:
             self.recorded += table.metadata.damage
         if self.manifest is not None:
             self.recorded += self.manifest.damage
+
+    def _damage_of_log(self) -> Iterator[Damage]:
+        """Yield what is wrong in the WAL; that a segment is not there is wrong only where no table has its entries."""
+        covered = [(table.min_lsn, table.max_lsn) for table in self.tables]
+        for damage in self.log.damage:
+            is_missing = damage.kind == "missing file"
+            yield from lost_for_good([damage], covered) if is_missing else [damage]
 
     def _missing_files(self) -> Iterator[Damage]:
         """Name the files that the manifest lists, that are gone, and that no other file replaces."""
@@ -270,6 +277,12 @@ class Snapshot:
             if damage.first_lsn is not None
             and (damage.last_lsn is None or damage.last_lsn > self.end_lsn)
         ]
+
+    def unmended(self) -> list[Damage]:
+        """Return what damaged tables lost that the writer cannot mend yet: other files may have it."""
+        unmended = self.manifest.unmended if self.manifest is not None else ()
+        names = {table.name for table in self.tables}
+        return [lost for table in unmended if table.name in names for lost in table.damage()]
 
     def close(self) -> None:
         """Close all files. Idempotent."""

@@ -138,6 +138,7 @@ def _stats_of(snapshot: Snapshot) -> StoreStats:
     steps, step_count = _clock_steps(snapshot)
     damage = explain_missing(gaps, snapshot.damage + snapshot.recorded)
     damage += snapshot.damage_behind_the_end()
+    damage += snapshot.unmended()
     return StoreStats(
         total_entries=entries,
         tables=len(snapshot.current_tables),

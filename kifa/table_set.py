@@ -20,12 +20,12 @@ from pathlib import Path
 from kifa import compaction
 from kifa._memtable import Memtable
 from kifa._typing import Any
-from kifa.errors import DamagedError
+from kifa.errors import DamagedError, KifaError
 from kifa.fs import list_names
 from kifa.judgement import survey_log
-from kifa.manifest import Manifest, ManifestSegment, ManifestTable, write_manifest
+from kifa.manifest import Manifest, ManifestSegment, ManifestTable, Unmended, write_manifest
 from kifa.memtable_writer import write_memtables
-from kifa.mending import SegmentSource, mend_table
+from kifa.mending import SegmentSource, Waiting, lost_ranges, mend_table
 from kifa.recovery import Recovered
 from kifa.segment_pool import SegmentPool
 from kifa.sstable import ForeignTableError, Table
@@ -52,7 +52,12 @@ class TableSet:
         self._generation = recovered.generation
         self._tables = recovered.tables
         self._left_alone = recovered.damaged_tables
-        self._to_mend = set(recovered.damaged_tables)
+        self._to_mend = {
+            table.name: Waiting(table)
+            for table in recovered.tables
+            if table.name in recovered.damaged_tables
+        }
+        self._unmended: tuple[Unmended, ...] = ()
         self._damage = recovered.damage
         self._unrecorded_damage = [d for d in recovered.damage if d.costs_entries]
         # Only those that a manifest may name: their lines are durable.
@@ -99,6 +104,7 @@ class TableSet:
                 segments,
                 dict(self._sources),
                 tuple(self._damage[:MAX_REPORTED_DAMAGE]),
+                self._unmended,
             )
             write_manifest(self._store, manifest)
             self._generation += 1
@@ -138,24 +144,56 @@ class TableSet:
             return True
 
     @property
-    def needs_mending(self) -> bool:
-        """Whether a table is known to be damaged that `mend` has not looked at yet."""
-        return bool(self._to_mend)
+    def mending_due_seconds(self) -> float | None:
+        """How long until there is something to `mend`; None if nothing is known to be damaged."""
+        return min((waiting.seconds_left for waiting in list(self._to_mend.values())), default=None)
 
-    def mend(self) -> None:
+    @property
+    def unmended_ranges(self) -> list[tuple[int, int]]:
+        """LSN ranges (inclusive) that damaged tables lost: segments with some of them must be kept."""
+        return [lost for waiting in list(self._to_mend.values()) for lost in waiting.lost]
+
+    def mend(self) -> bool:
         """Write damaged tables anew, as far as other files have what they lost. Before segments are recycled.
 
-        Raises:
-            OSError: one could not be written or published; call again.
-            SegmentChanged: the WAL changed meanwhile; call again.
-        """
-        while self._to_mend:
-            with self._compaction_lock:
-                name = min(self._to_mend)
-                self._mend(name)
-                self._to_mend.discard(name)
+        One that cannot be mended now waits and is tried again, less and less often: what keeps it from being written
+        may last, and must not keep the log from going on. The manifest says which wait, and why.
 
-    def _mend(self, name: str) -> None:
+        Returns:
+            Whether `unmended_ranges` have become fewer.
+        """
+        ranges = len(self.unmended_ranges)
+        for name in [
+            name for name, waiting in list(self._to_mend.items()) if not waiting.seconds_left
+        ]:
+            with self._compaction_lock:
+                waiting = self._to_mend[name]
+                try:
+                    self._mend(name, waiting)
+                except Exception as error:  # whatever it is, the log goes on
+                    if waiting.postpone(getattr(error, "strerror", None) or str(error)):
+                        file, is_bug = (
+                            f"{TABLE_DIRECTORY}/{name}",
+                            not isinstance(error, OSError | KifaError),
+                        )
+                        log.error("%s cannot be mended yet: %s", file, error, exc_info=is_bug)
+                else:
+                    del self._to_mend[name]
+        self._record_unmended()
+        return len(self.unmended_ranges) < ranges
+
+    def _record_unmended(self) -> None:
+        unmended = tuple(
+            Unmended(name, waiting.lost, waiting.reason)
+            for name, waiting in sorted(self._to_mend.items())
+            if waiting.reason
+        )
+        if unmended != self._unmended:
+            self._unmended = unmended
+            with suppress(OSError):  # else the next manifest has it
+                self.publish()
+
+    def _mend(self, name: str, waiting: Waiting) -> None:
         with self._state_lock:
             known = [table for table in self._tables if table.name == name]
         if not known:
@@ -163,6 +201,14 @@ class TableSet:
         (damaged,) = known
         with ExitStack() as stack:
             table = stack.enter_context(Table(self._directory / name, self._store_id))
+            damage = table.verify()
+            if (
+                not damage
+            ):  # a try before wrote it, and could not publish it; or it could only not be read then
+                self.publish(added=[table.info], removed=[damaged])
+                self._left_alone.discard(name)
+                return
+            waiting.lost = lost_ranges(damage)
             inputs = self._tables_within(damaged, stack)
             survey = stack.enter_context(
                 survey_log(
@@ -173,7 +219,7 @@ class TableSet:
                 )
             )
             views = [SegmentSource(view) for view in survey.views]
-            mended = mend_table(self._directory, table, inputs, views)
+            mended = mend_table(self._directory, table, waiting.lost, inputs, views)
         if mended is None:
             return
         self.publish(added=[mended], removed=[damaged])
@@ -206,8 +252,8 @@ class TableSet:
             output = concatenate_tables(self._directory, opened)
         except DamagedError as error:
             log.error("compaction leaves damaged tables alone: %s", error)
-            damaged = {table.name for table in opened if table.damage or table.verify()}
-            self._left_alone |= damaged
+            damaged = {t.name: Waiting(t) for t in opened if t.damage or t.verify()}
+            self._left_alone |= damaged.keys()
             self._to_mend |= damaged
             return
         finally:
