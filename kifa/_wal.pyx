@@ -448,6 +448,8 @@ cdef class LogWriter(GroupCommit):
         self.freeze_requested = True
         if self.groups[self.open_index].records == 0:
             self.freeze_active()
+            if self.active.count == 0:
+                self.freeze_requested = False  # or a group that is framed later would be a table of its own
         pthread_cond_signal(&self.background_work)
         pthread_mutex_unlock(&self.mutex)
 

@@ -30,7 +30,7 @@ from kifa._record import frame_group
 from kifa._typing import Any, Self
 from kifa._wal import LogWriter, SegmentFull
 from kifa.errors import Damage, KifaError, NoSpaceError, PoisonedError, UsageError
-from kifa.fs import NO_SPACE, WriterLock, make_directory_durably
+from kifa.fs import NO_SPACE, WriterLock, make_directory, make_directory_durably
 from kifa.priority import step_back
 from kifa.recovery import LastGroup, Recovered, recover
 from kifa.segment_pool import SegmentPool
@@ -115,7 +115,7 @@ class Log:
         self, segment_size_bytes: int, channel_capacity: int, compaction_threshold: int
     ) -> None:
         for name in (WAL_DIRECTORY, TABLE_DIRECTORY):
-            make_directory_durably(self.path / name)
+            make_directory(self.path / name)  # recovery syncs the store
         recovered = recover(self.path, self._memtable_threshold)
         self.store_id = recovered.store_id
         self.sources: dict[str, Any] = recovered.sources
@@ -154,8 +154,8 @@ class Log:
             or self._mode == "emergency"
         ):
             self._writer.request_freeze()
-        self._publish_first()
-        self._have_tables_mended()
+        # Opening need not wait for the manifest, in which nothing lives alone, nor for a damaged table to be mended.
+        self._writer.wake_background()
         for line in recovered.damage:
             log.warning("%s", line)
         if recovered.torn_tail is not None:
@@ -393,21 +393,10 @@ class Log:
             self._recycle()
             self._rotate_to(0, recovered.unproven)
 
-    def _publish_first(self) -> None:
-        """Publish what recovery found. On a full disk that can wait: nothing lives in the manifest alone."""
-        try:
-            self._tables.publish()
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            self._writer.wake_background()  # the flush thread tries again
-
     def _prepare(self) -> None:
-        """Have the next rotation find a segment, and the manifest know the live ones."""
-        if self._closing.is_set():
-            return
+        """Have the manifest know the live segments, and the next rotation find one."""
         self._tables.publish_segments()
-        if self._writer.is_half_full and self._pool.needs_spare:
+        if self._writer.is_half_full and self._pool.needs_spare and not self._closing.is_set():
             try:
                 self._pool.prepare_spare(abandon=lambda: self._closing.is_set())
             except NoSpaceError as error:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kifa.errors import LockedError, NotAStoreError, UnwritableError
@@ -136,13 +137,29 @@ def make_directory_durably(directory: Path) -> None:
     while not path.exists():
         missing.append(path)
         path = path.parent
-    try:
+    with _creating(directory):
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         _sync_name(path)
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
             sync_directory(path.parent)
+
+
+def make_directory(directory: Path) -> None:
+    """Create ``directory`` in one that exists; its name is durable once that has been synced.
+
+    Raises:
+        UnwritableError: it is not a directory, or may not be created.
+    """
+    with _creating(directory):
+        directory.mkdir(exist_ok=True)
+
+
+@contextmanager
+def _creating(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UnwritableError(
             f"cannot create {directory}: {error.strerror}; choose another directory",

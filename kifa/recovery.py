@@ -9,6 +9,9 @@ A process may have died between a rename and the sync of its directory. What rec
 name that is not there after a power loss: inputs deleted whose joined table is gone, an old segment overwritten that
 was to be a spare. So the directories are synced before anything else. The content of what has a final name was synced
 before it got it; only segments grow under their names, and those are synced after they were read.
+
+The manifest is published when the log is open already (`engine.py`): until then it is the one of before, as after a
+rotation that was followed by a power loss.
 """
 
 from __future__ import annotations
@@ -210,6 +213,7 @@ def _recover_log(
     with survey_log(
         store,
         above_lsn=above,
+        sync_newest=False,  # all of them are, below
         store_id=state.store_id,
         known_sizes=manifest.segment_sizes() if manifest else None,
     ) as survey:
