@@ -6,7 +6,6 @@ behind it have made their changes, too.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -68,7 +67,8 @@ def opener() -> Iterator[Callable[[Path], tuple[int, int]]]:
     ) as process:
 
         def open_in_child(store: Path) -> tuple[int, int]:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             print(store, file=process.stdin, flush=True)
             acked, status = process.stdout.readline().split()
             return int(acked), int(status)
@@ -168,4 +168,5 @@ def test_power_goes_at_each_change_of_opening_what_has_names_that_are_not_durabl
         return confirmed
 
     changes = [cut_at_each_change(disk, op, prepare) for op in CHANGES]
-    assert changes[0] >= 10 and changes[1] >= 2
+    assert changes[0] >= 10
+    assert changes[1] >= 2
