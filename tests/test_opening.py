@@ -146,7 +146,8 @@ def test_power_goes_at_each_change_of_opening(mount: MountFactory, profile: str,
         return confirmed
 
     changes = [cut_at_each_change(disk, op, prepare) for op in CHANGES]
-    assert changes[0] >= 10 and changes[1] >= 2, "the segment and the manifest get their names"
+    assert changes[0] >= 10
+    assert changes[1] >= 2, "the segment and the manifest get their names"
 
 
 @pytest.mark.parametrize(
