@@ -193,34 +193,3 @@ cdef class Formatter:
                 raise OSError(error, os.strerror(error))
             if done < size:  # a signal also cuts a write short
                 PyErr_CheckSignals()
-
-
-def format_acks(uint64_t first_lsn, uint64_t count):
-    """Return ``ACK <lsn>`` lines for ``count`` LSNs from ``first_lsn`` on."""
-    cdef uint64_t lsn
-    cdef uint64_t digits
-    cdef char number[20]
-    cdef int length
-    # "ACK ", at most 20 digits, line end.
-    out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(count * 25))
-    cdef char *start = PyBytes_AS_STRING(out)
-    cdef char *p = start
-    with nogil:
-        for lsn in range(first_lsn, first_lsn + count):
-            memcpy(p, b"ACK ", 4)
-            p += 4
-            length = 0
-            digits = lsn
-            while True:
-                number[length] = 48 + <char>(digits % 10)
-                length += 1
-                digits = digits // 10
-                if digits == 0:
-                    break
-            while length:
-                length -= 1
-                p[0] = number[length]
-                p += 1
-            p[0] = 10
-            p += 1
-    return out[:p - start]

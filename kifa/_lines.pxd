@@ -24,4 +24,5 @@ cdef class LineBuffer:
 
     cdef LineState peek(self, const uint8_t **line, size_t *length, size_t *advance) noexcept nogil
     cdef void take(self, size_t advance) noexcept nogil
+    cdef ssize_t read_chunk(self, int descriptor) noexcept nogil
     cdef bint make_room(self, size_t size) noexcept nogil

@@ -3,7 +3,7 @@
 import os
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ENOMEM, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
@@ -48,20 +48,28 @@ cdef class LineBuffer:
             OSError: as ``os.read``, BlockingIOError included; nothing was read then.
         """
         cdef ssize_t got
-        cdef int error
-        if not self.make_room(self.chunk_size):
-            raise MemoryError()
         while True:
             with nogil:
-                got = read(descriptor, self.data + self.end, self.chunk_size)
-                error = errno
+                got = self.read_chunk(descriptor)
             if got >= 0:
-                self.end += <size_t>got
                 return got
-            if error != EINTR:
-                raise OSError(error, os.strerror(error))
+            if got == -ENOMEM:
+                raise MemoryError()
+            if got != -EINTR:
+                raise OSError(-got, os.strerror(-got))
             # An interrupted read gives Python's signal handlers their turn.
             PyErr_CheckSignals()
+
+    cdef ssize_t read_chunk(self, int descriptor) noexcept nogil:
+        # Returns how much came, 0 at the end of the stream, or what failed as a negative errno.
+        cdef ssize_t got
+        if not self.make_room(self.chunk_size):
+            return -ENOMEM
+        got = read(descriptor, self.data + self.end, self.chunk_size)
+        if got < 0:
+            return -errno
+        self.end += <size_t>got
+        return got
 
     def feed(self, const uint8_t[::1] data not None):
         """Append ``data`` as if it had been read."""

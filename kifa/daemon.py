@@ -108,7 +108,7 @@ class _Daemon:
             openers.append(lambda: [self._open_files(ingest)])
         if config["tcp"] or config["unix"]:
             from kifa.sources.stream import (
-                Connection,
+                Connections,
                 Limits,
                 StreamListener,
                 listen_tcp,
@@ -123,7 +123,7 @@ class _Daemon:
                 config["framing"] == "octet-counting",
                 config["ack"],
             )
-            connections: set[Connection] = set()
+            connections = Connections(ingest)
 
             def listen(listeners: list[socket.socket], name: str) -> Sequence[Source]:
                 return [

@@ -27,7 +27,7 @@ from kifa import control
 from kifa._lines import LineBuffer
 from kifa._memtable import Memtable
 from kifa._record import frame_group
-from kifa._typing import Any, Self
+from kifa._typing import TYPE_CHECKING, Any, Self
 from kifa._wal import LogWriter, SegmentFull
 from kifa.errors import Damage, KifaError, NoSpaceError, PoisonedError, UsageError
 from kifa.fs import NO_SPACE, WriterLock, make_directory, make_directory_durably
@@ -37,6 +37,9 @@ from kifa.segment_pool import SegmentPool
 from kifa.segments import DATA_OFFSET, FLUSH_MODES, WAL_DIRECTORY
 from kifa.sstable_format import TABLE_DIRECTORY
 from kifa.table_set import TableSet
+
+if TYPE_CHECKING:
+    from kifa._senders import Sender, Senders
 
 log = logging.getLogger(__name__)
 
@@ -280,6 +283,10 @@ class Log:
                 return self._writer.frame_lines(lines, hold)
             except SegmentFull:
                 self._rotate()
+
+    def receive(self, senders: Senders, may_frame: bool) -> tuple[int, list[Sender], list[Sender]]:
+        """Read from ``senders`` and frame their lines; see `Senders.receive`."""
+        return senders.receive(self._writer, may_frame)
 
     def frame_entry(self, data: bytes | bytearray | memoryview) -> int:
         """Frame one entry without waiting for its sync, and return its LSN. Raises as `append`."""

@@ -4,6 +4,10 @@
 
 Whatever was framed while a group synced is the next group. A little is committed by this thread itself, which is the
 shortest way to an acknowledgement; more goes to the log's committer, so that reading and framing go on meanwhile.
+
+Many senders with one line in flight each share a sync: `Ingest.receive` reads and frames for all of them, and gives
+those a moment who were just answered (docs/decisions/0010-many-senders.md). The answers of a round are given from the
+durable LSN as it is then, after the commit; a failed sync raises before, so that it is the end of all answers.
 """
 
 from __future__ import annotations
@@ -11,16 +15,18 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 
-from kifa._format import format_acks
+from kifa._answers import AnswerQueue, Answers
 from kifa._lines import LineBuffer
-from kifa._typing import Any, Protocol
+from kifa._typing import TYPE_CHECKING, Any, Protocol
 from kifa._wal import DRAINED, OVERSIZE
 from kifa.engine import Log
 from kifa.errors import EntryTooLargeError, KifaError, NoSpaceError
 from kifa.event_loop import EDGE, READABLE, EventLoop, Timer
+
+if TYPE_CHECKING:
+    from kifa._senders import Sender, Senders
 
 log = logging.getLogger(__name__)
 
@@ -40,47 +46,6 @@ class Source(Protocol):
         """Let go of everything; the answers were sent."""
 
 
-class Answers:
-    """What one sender is to be told, in the order of its lines."""
-
-    def __init__(self) -> None:
-        self._pending: deque[list[int] | bytes] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._pending)
-
-    def stored(self, first_lsn: int, count: int) -> None:
-        """``count`` lines got LSNs from ``first_lsn`` on; they are acknowledged when they are durable."""
-        last = self._pending[-1] if self._pending else None
-        if isinstance(last, list) and last[0] + last[1] == first_lsn:
-            last[1] += count
-        else:
-            self._pending.append([first_lsn, count])
-
-    def refused(self, reason: str) -> None:
-        """A line was not stored."""
-        self._pending.append(f"ERR {reason}\n".encode())
-
-    def take(self, durable_lsn: int) -> bytes:
-        """Return the answers that can be given now."""
-        ready: list[bytes] = []
-        while self._pending:
-            head = self._pending[0]
-            if isinstance(head, bytes):
-                ready.append(head)
-            else:
-                count = min(head[1], durable_lsn - head[0] + 1)
-                if count <= 0:
-                    break
-                ready.append(format_acks(head[0], count))
-                if count < head[1]:
-                    head[0] += count
-                    head[1] -= count
-                    break
-            self._pending.popleft()
-        return b"".join(ready)
-
-
 class Ingest:
     """The daemon's one thread of control."""
 
@@ -94,7 +59,8 @@ class Ingest:
         # What went wrong without costing a line; the daemon ends with it.
         self._framed_bytes = 0
         self._requested_lsn = store.last_lsn
-        self._awaiting: dict[Answers, Callable[[bytes], None]] = {}
+        self.answers = AnswerQueue()
+        """What all senders are to be told."""
         self._blocked: dict[object, Callable[[], None]] = {}
         self._full_until = 0.0
         self._is_full = False
@@ -107,13 +73,17 @@ class Ingest:
 
     # ---- from the sources ----------------------------------------------------------------------------------
 
-    def answer_through(self, answers: Answers, send: Callable[[bytes], None]) -> None:
-        """Give what is ready of ``answers`` to ``send`` at the end of this round and later ones."""
-        self._awaiting[answers] = send
+    def receive(self, senders: Senders) -> tuple[list[Sender], list[Sender]]:
+        """Read from those who are ready, and frame their lines.
 
-    def forget(self, answers: Answers) -> None:
-        """The sender has gone."""
-        self._awaiting.pop(answers, None)
+        Returns:
+            Those whose lines are to be stored by `store_lines`, which finds out why, and those to be read.
+        """
+        size, to_store, to_read = self.store.receive(senders, not self._is_known_full())
+        if size:
+            self._note_space()
+            self._framed_bytes += size
+        return to_store, to_read
 
     def store_lines(
         self,
@@ -144,7 +114,7 @@ class Ingest:
                     if count and answers is not None:
                         answers.stored(first, count)
                     if reason == OVERSIZE:
-                        self._refuse(f"line of {size} bytes is too long", answers, name)
+                        self.refuse_line(size, answers, name)
                     if checkpoint is not None and (count or reason == OVERSIZE):
                         # Only where no line is in its group can it find no space; the next one says the same.
                         self.store.frame_source_checkpoint(checkpoint[0], checkpoint[1]())
@@ -180,6 +150,10 @@ class Ingest:
     def refuse(self, reason: str, answers: Answers | None, name: str) -> None:
         """A line cannot be stored, ever."""
         self._refuse(reason, answers, name)
+
+    def refuse_line(self, size_bytes: int, answers: Answers | None, name: str) -> None:
+        """A line of this size was thrown away."""
+        self._refuse(f"line of {size_bytes} bytes is too long", answers, name)
 
     def wait_for_space(self, source: object, retry: Callable[[], None]) -> None:
         """Call ``retry`` when there may be space again; ``source`` reads nothing until then."""
@@ -264,16 +238,14 @@ class Ingest:
         self._requested_lsn = self.store.last_lsn
 
     def _answer(self) -> None:
-        if not self._awaiting:
-            return
         durable = self.store.durable_lsn
-        for answers, send in list(self._awaiting.items()):
-            if answers:
-                data = answers.take(durable)
-                if data:
-                    send(data)
-                    if len(self._awaiting) == 1:  # more keep each other awake
-                        self.loop.linger()
+        told = 0
+        for answers in self.answers.answer(durable):
+            if data := answers.take(durable):
+                answers.send(data)
+                told += 1
+        if told == 1 or self.answers.expects_senders:  # more keep each other awake
+            self.loop.linger()
 
     def close(self) -> None:
         """Stop listening to the log."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from kifa.ingest import Answers, Ingest
+from kifa._answers import Answers
+from kifa.ingest import Ingest
 
 CHUNK_SIZE_BYTES = 64 * 1024
 MAX_LENGTH_DIGITS = 10

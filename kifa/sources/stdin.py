@@ -9,10 +9,11 @@ import os
 import select
 from collections.abc import Callable
 
+from kifa._answers import Answers
 from kifa._lines import LineBuffer
 from kifa.errors import KifaError
 from kifa.event_loop import READABLE, WRITABLE
-from kifa.ingest import Answers, Ingest
+from kifa.ingest import Ingest
 from kifa.sources import waiting_bytes
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class StandardInput:
     ) -> None:
         self._ingest = ingest
         self._lines = LineBuffer(max_line_size_bytes, CHUNK_SIZE_BYTES)
-        self._answers = Answers() if ack else None
+        self._answers = Answers(ingest.answers, self._send) if ack else None
         self._on_end = on_end
         self._out = bytearray()
         self._output = select.poll()
@@ -51,8 +52,6 @@ class StandardInput:
         self._writing = False
         with contextlib.suppress(OSError):  # it is no pipe
             fcntl.fcntl(STANDARD_INPUT, fcntl.F_SETPIPE_SZ, PIPE_SIZE_BYTES)
-        if self._answers is not None:
-            ingest.answer_through(self._answers, self._send)
         self._resume()
 
     def _resume(self) -> None:
@@ -132,7 +131,7 @@ class StandardInput:
             log.error("%s; going on without", message)
             self._ingest.failure = KifaError(f"{message}; everything else went on")
         assert self._answers is not None
-        self._ingest.forget(self._answers)
+        self._ingest.answers.forget(self._answers)
         self._answers = None
         self._out = bytearray()
         self._await_writable(False)

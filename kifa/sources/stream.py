@@ -1,4 +1,9 @@
-"""Lines over TCP and Unix sockets, each answered on the connection it came from."""
+"""Lines over TCP and Unix sockets, each answered on the connection it came from.
+
+A connection is **plain** while nothing but lines is expected from it and its socket takes all its answers: then
+`kifa._senders` reads, frames and answers, for all of them at once, in C. Everything else is here: those that come
+and go, fail, do not read their answers, wait for space or are at their end; and octet counting.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +18,13 @@ import stat
 import time
 from pathlib import Path
 
+from kifa._answers import Answers
 from kifa._lines import LineBuffer
+from kifa._senders import Sender, Senders
 from kifa._typing import NamedTuple
 from kifa.errors import UnwritableError
 from kifa.event_loop import BROKEN, READABLE, WRITABLE, Timer
-from kifa.ingest import Answers, Ingest
+from kifa.ingest import Ingest
 from kifa.sources import plain_host, waiting_bytes
 from kifa.sources.octets import OctetStream
 
@@ -126,6 +133,25 @@ def listen_unix(path: str) -> socket.socket:
     return listener
 
 
+class Connections:
+    """Those of all listeners: they share one limit, and one call that serves the plain ones."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self.all: set[Connection] = set()
+        self.plain = Senders(ingest.answers)
+        self._ingest = ingest
+        ingest.loop.add(self.plain.fileno(), READABLE, self._on_ready)
+
+    def _on_ready(self, _events: int) -> None:
+        to_store, to_read = self._ingest.receive(self.plain)
+        for sender in to_store:
+            assert isinstance(sender, Connection)
+            sender.store()
+        for sender in to_read:
+            assert isinstance(sender, Connection)
+            sender.read()
+
+
 class StreamListener:
     """Accepts senders. A broken one, or too many, never stop it."""
 
@@ -135,17 +161,17 @@ class StreamListener:
         listener: socket.socket,
         name: str,
         limits: Limits,
-        all_connections: set[Connection],
+        connections: Connections,
     ) -> None:
         """Begin to listen.
 
         Args:
-            all_connections: those of all listeners, which share one limit.
+            connections: those of all listeners.
         """
         self.ingest = ingest
         self.name = name
         self.limits = limits
-        self._connections = all_connections
+        self.connections = connections
         self._listener = listener
         self._is_stopped = False
         self._is_full = False
@@ -167,14 +193,14 @@ class StreamListener:
             self._welcome(peer)
 
     def _welcome(self, peer: socket.socket) -> None:
-        if len(self._connections) >= self.limits.max_connections:
+        if len(self.connections.all) >= self.limits.max_connections:
             self._note_full(f"more than {self.limits.max_connections} connections")
             with contextlib.suppress(OSError):
                 peer.send(b"ERR too many connections\n")
             peer.close()
             return
         self._is_full = False
-        self._connections.add(Connection(self, peer))
+        self.connections.all.add(Connection(self, peer))
         if self.limits.idle_timeout_seconds and self._idle_timer is None:
             self._close_idle()
 
@@ -212,11 +238,11 @@ class StreamListener:
         )
 
     def _mine(self) -> list[Connection]:
-        return [connection for connection in self._connections if connection.owner is self]
+        return [connection for connection in self.connections.all if connection.owner is self]
 
     def drop(self, connection: Connection) -> None:
         """Forget a connection."""
-        self._connections.discard(connection)
+        self.connections.all.discard(connection)
 
     def stop(self) -> None:
         """Accept and read no more; store what was read."""
@@ -233,7 +259,7 @@ class StreamListener:
         waiting = {}
         poll = select.poll()
         for connection in self._mine():
-            descriptor = connection.fileno()
+            descriptor = connection.descriptor
             if not connection.close_after_answers():
                 waiting[descriptor] = connection
                 poll.register(descriptor, select.POLLOUT)
@@ -254,7 +280,7 @@ class StreamListener:
             os.close(self._reserve)
 
 
-class Connection:
+class Connection(Sender):
     """One sender."""
 
     def __init__(self, owner: StreamListener, peer: socket.socket) -> None:
@@ -262,60 +288,75 @@ class Connection:
         if peer.family != socket.AF_UNIX:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        limits = owner.limits
+        super().__init__(
+            peer.fileno(),
+            None
+            if limits.octet_counting
+            else LineBuffer(limits.max_line_size_bytes, CHUNK_SIZE_BYTES),
+            Answers(owner.ingest.answers, self._send) if limits.ack else None,
+        )
         self.owner = owner
         self._ingest = owner.ingest
         self._peer = peer
-        limits = owner.limits
-        self._stream: LineBuffer | OctetStream = (
-            OctetStream(limits.max_line_size_bytes)
-            if limits.octet_counting
-            else LineBuffer(limits.max_line_size_bytes, CHUNK_SIZE_BYTES)
-        )
-        self._answers = Answers() if limits.ack else None
+        self._stream = self.lines or OctetStream(limits.max_line_size_bytes)
         self._out = bytearray()
         self._events = 0
+        self._is_plain = False
         self._ended = False
         self._blocked = False
         self._closed = False
-        self._last_read = time.monotonic()
         self._last_sent = 0.0
         self._stall: Timer | None = None
-        if self._answers is not None:
-            self._ingest.answer_through(self._answers, self._send)
         self._update_events()
-
-    def fileno(self) -> int:
-        """The descriptor of its socket."""
-        return self._peer.fileno()
 
     def _update_events(self) -> None:
         """Wait for what can be done now. For nothing, not even a hang-up, while the disk is full."""
         if self._closed:
             return
         reads = not (self._ended or self._blocked or len(self._out) > MAX_UNREAD_ANSWERS_BYTES)
-        wanted = (READABLE if reads else 0) | (WRITABLE if self._out else 0)
-        if wanted == self._events:
-            return
-        descriptor = self._peer.fileno()
-        if not self._events:
-            self._ingest.loop.add(descriptor, wanted, self._on_events)
-        elif not wanted:
-            self._ingest.loop.remove(descriptor)
+        if self.lines is not None and reads and not self._out:
+            self._wait_for(0)
+            self._become_plain(True)
         else:
-            self._ingest.loop.modify(descriptor, wanted)
-        self._events = wanted
+            self._become_plain(False)
+            self._wait_for((READABLE if reads else 0) | (WRITABLE if self._out else 0))
+
+    def _become_plain(self, is_plain: bool) -> None:
+        if is_plain == self._is_plain:
+            return
+        self._is_plain = is_plain
+        plain = self.owner.connections.plain
+        if is_plain:
+            plain.add(self)
+        else:
+            plain.remove(self)
+
+    def _wait_for(self, events: int) -> None:
+        if events == self._events:
+            return
+        if not self._events:
+            self._ingest.loop.add(self.descriptor, events, self._on_events)
+        elif not events:
+            self._ingest.loop.remove(self.descriptor)
+        else:
+            self._ingest.loop.modify(self.descriptor, events)
+        self._events = events
 
     def _on_events(self, events: int) -> None:
         if events & WRITABLE:
             self._write()
         if self._events & READABLE and events & (READABLE | BROKEN):
-            self._read()
+            self.read()
         elif events & BROKEN:
             self.drop("the sender has gone")
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read one chunk and store it."""
+        if self._closed:
+            return
         try:
-            size = self._stream.read_from(self._peer.fileno())
+            size = self._stream.read_from(self.descriptor)
         except BlockingIOError:
             return
         except OSError as error:
@@ -323,23 +364,27 @@ class Connection:
             log.debug("%s: a sender broke off: %s", self.owner.name, error.strerror)
             self._end()
             return
-        self._last_read = time.monotonic()
+        self.last_read = time.monotonic()
         if size == 0:
             self._end()
         else:
-            self._store()
+            self.store()
 
     def _end(self) -> None:
         self._ended = True
         self._stream.finish()
-        self._store()
+        self.store()
 
-    def _store(self) -> None:
+    def store(self) -> None:
+        """Store, or refuse, what was read."""
         if self._closed:
             return
+        if self.oversize:
+            self._ingest.refuse_line(self.oversize, self.answers, self.owner.name)
+            self.oversize = 0
         self._blocked = not self._frame()
         if self._blocked:
-            self._ingest.wait_for_space(self, self._store)
+            self._ingest.wait_for_space(self, self.store)
         elif isinstance(self._stream, OctetStream) and self._stream.is_broken:
             self._ended = True
         self._update_events()
@@ -347,11 +392,11 @@ class Connection:
 
     def _frame(self) -> bool:
         if isinstance(self._stream, LineBuffer):
-            return self._ingest.store_lines(self._stream, self._answers, name=self.owner.name)
-        return self._stream.store(self._ingest, self._answers, self.owner.name)
+            return self._ingest.store_lines(self._stream, self.answers, name=self.owner.name)
+        return self._stream.store(self._ingest, self.answers, self.owner.name)
 
     def _close_if_done(self) -> None:
-        if self._ended and not self._blocked and not self._answers and not self._out:
+        if self._ended and not self._blocked and not self.answers and not self._out:
             self.drop("")
 
     def _send(self, data: bytes) -> None:
@@ -392,7 +437,7 @@ class Connection:
 
     def end_if_idle(self, limit_seconds: float) -> float:
         """End the connection if nothing came for so long; return after how many seconds to look again."""
-        left = self._last_read + limit_seconds - time.monotonic()
+        left = self.last_read + limit_seconds - time.monotonic()
         if left > 0 or self._blocked or self._ended:
             return left if left > 0 else limit_seconds
         log.debug("%s: a sender was silent for %d s", self.owner.name, limit_seconds)
@@ -408,10 +453,10 @@ class Connection:
         self._closed = True
         if self._stall is not None:
             self._stall.cancel()
-        if self._events:
-            self._ingest.loop.remove(self._peer.fileno())
-        if self._answers is not None:
-            self._ingest.forget(self._answers)
+        self._become_plain(False)
+        self._wait_for(0)
+        if self.answers is not None:
+            self._ingest.answers.forget(self.answers)
         self.owner.drop(self)
         with contextlib.suppress(OSError):
             # What is left unread would make the kernel reset the connection, and the sender miss its last answers.
@@ -430,11 +475,11 @@ class Connection:
             return
         if not self._ended:
             with contextlib.suppress(OSError):
-                for _ in range(waiting_bytes(self.fileno()) // CHUNK_SIZE_BYTES + 1):
-                    self._stream.read_from(self.fileno())
+                for _ in range(waiting_bytes(self.descriptor) // CHUNK_SIZE_BYTES + 1):
+                    self._stream.read_from(self.descriptor)
                     self._frame()
         self._ended = True
-        if self._answers is None:
+        if self.answers is None:
             self._stream.finish()
         if not self._frame():
             self._ingest.lost += self._stream.refuse()

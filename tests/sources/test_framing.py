@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kifa
+from kifa._answers import Answers
 from kifa._lines import LineBuffer
-from kifa.ingest import Answers, Ingest
+from kifa.ingest import Ingest
 from kifa.sources.octets import MAX_LENGTH_DIGITS, OctetStream
 
 LIMIT_BYTES = 12
