@@ -47,6 +47,8 @@ MIB = 1 << 20
 MAX_GROUP_SIZE_BYTES = MIB
 # A flush is due when more segments than these are live, so that reopening stays fast whatever was written.
 MAX_LIVE_SEGMENTS = 4
+# With so many, one that is to be used next comes from a flush; with fewer, a new one is prepared.
+FLUSHED_LIVE_SEGMENTS = 3
 # Groups of the library are bounded by their size; this keeps the memory of an index of empty entries bounded.
 DEFAULT_MAX_GROUP_ENTRIES = 16_384
 RETRY_SECONDS = 1.0
@@ -133,6 +135,7 @@ class Log:
         self._closing = threading.Event()
         self._closed = False
         self._failure: BaseException | None = None
+        self._flushed_for_sequence = 0  # of a segment, for the successor of which a flush was asked for
         self._pool = SegmentPool(self.path, self.store_id, segment_size_bytes, recovered.live)
         self._tables = TableSet(self.path, recovered, self._pool, compaction_threshold)
         self._writer = LogWriter(
@@ -403,11 +406,18 @@ class Log:
     def _prepare(self) -> None:
         """Have the manifest know the live segments, and the next rotation find one."""
         self._tables.publish_segments()
-        if self._writer.is_half_full and self._pool.needs_spare and not self._closing.is_set():
-            try:
-                self._pool.prepare_spare(abandon=lambda: self._closing.is_set())
-            except NoSpaceError as error:
-                log.info("%s", error)
+        if not self._writer.is_half_full or not self._pool.needs_spare or self._closing.is_set():
+            return
+        live = self._pool.live
+        if len(live) >= FLUSHED_LIVE_SEGMENTS and live[-1].sequence != self._flushed_for_sequence:
+            # A table is a small part of what they hold, and a new segment is all of its size in zeros.
+            self._flushed_for_sequence = live[-1].sequence
+            self._writer.request_freeze()
+            return
+        try:
+            self._pool.prepare_spare(abandon=lambda: self._closing.is_set())
+        except NoSpaceError as error:
+            log.info("%s", error)
 
     # ---- compaction --------------------------------------------------------------------------------------
 

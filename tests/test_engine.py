@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -370,3 +371,19 @@ def test_lines_never_come_into_a_batch(store: Path) -> None:
         worker.join()
     got = sorted(lsns for lsns in ranges if lsns[0] < lsns[1])
     assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(got))
+
+
+def test_a_flush_gives_the_next_segment_where_three_are_live(store: Path) -> None:
+    """Instead of one that is made of zeros: all of its size would be written once more."""
+    wal = store / "wal"
+    with kifa.open(store, segment_size_mib=1, memtable_flush_threshold_mib=64) as log:
+        for _ in range(3):
+            log.append_many([bytes(400_000)] * 2)
+            deadline = time.monotonic() + 30
+            while not list(wal.glob("*.spare")):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+        assert len(list(wal.iterdir())) == 3
+        manifest = load_manifest(store)
+        assert manifest is not None
+        assert manifest.checkpoint_lsn >= 4
