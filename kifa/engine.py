@@ -135,7 +135,7 @@ class Log:
         self._closing = threading.Event()
         self._closed = False
         self._failure: BaseException | None = None
-        self._flushed_for_sequence = 0  # of a segment, for the successor of which a flush was asked for
+        self._flushed_for_sequence = 0  # the segment for whose successor a flush was asked
         self._pool = SegmentPool(self.path, self.store_id, segment_size_bytes, recovered.live)
         self._tables = TableSet(self.path, recovered, self._pool, compaction_threshold)
         self._writer = LogWriter(
