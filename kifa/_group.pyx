@@ -280,7 +280,9 @@ cdef class GroupCommit(Memtables):
             return STATUS_STOPPED
         if self.held and type == TYPE_ENTRY:
             reserve = CONTROL_MAX_SIZE  # another thread's entry must not take it
-        if used + size + reserve > self.segment_size - self.segment_offset or not self.segment_ready:
+        if not self.segment_ready:
+            return STATUS_ROTATING
+        if used + size + reserve > self.segment_size - self.segment_offset:
             self.needed_size = used + size + reserve
             return STATUS_GROUP_FULL if group.records else STATUS_NEEDS_SEGMENT
         if type == TYPE_ENTRY:
@@ -444,11 +446,12 @@ cdef class GroupCommit(Memtables):
         return STATUS_OK
 
     cdef int make_room(self, int status) noexcept nogil:
-        # Does what a full group or memtable needs; what it cannot do it returns. With the mutex.
+        # Does what a full group or memtable needs, or waits for it; what it cannot do it returns. With the mutex.
         if status == STATUS_GROUP_FULL:
             return self.commit_through(self.last_framed_serial())
         if status == STATUS_NEEDS_FLUSH:
             pthread_cond_signal(&self.background_work)
+        if status == STATUS_NEEDS_FLUSH or status == STATUS_ROTATING:
             pthread_cond_wait(&self.room, &self.mutex)
             return STATUS_OK
         return status

@@ -9,8 +9,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from kifa._group cimport (
-    CONTROL_MAX_SIZE, NORMAL_PENDING_LIMIT, STATUS_GROUP_FULL, STATUS_NEEDS_FLUSH, STATUS_NEEDS_SEGMENT, STATUS_OK,
-    STATUS_POISONED, Group, GroupCommit,
+    CONTROL_MAX_SIZE, NORMAL_PENDING_LIMIT, STATUS_GROUP_FULL, STATUS_NEEDS_SEGMENT, STATUS_OK, STATUS_POISONED,
+    STATUS_ROTATING, Group, GroupCommit,
 )
 from kifa._layout cimport MAX_ENTRY_SIZE, RECORD_OVERHEAD, TYPE_CLOSE, TYPE_ENTRY
 from kifa._lines cimport LINE_FOUND, LINE_NONE, LineBuffer, LineState
@@ -103,7 +103,7 @@ cdef class LogWriter(GroupCommit):
             while True:
                 self.await_batch()
                 status = self.frame(start, <uint32_t>data.shape[0], TYPE_ENTRY, <uint64_t>wall_ms(), 0)
-                if status != STATUS_GROUP_FULL and status != STATUS_NEEDS_FLUSH:
+                if status == STATUS_OK:
                     break
                 status = self.make_room(status)
                 if status != STATUS_OK:
@@ -219,6 +219,9 @@ cdef class LogWriter(GroupCommit):
             pthread_mutex_lock(&self.mutex)
             self.held = False
             status = self.frame(start, size, type, <uint64_t>wall_ms(), 0)
+            while status == STATUS_ROTATING:
+                self.make_room(status)
+                status = self.frame(start, size, type, <uint64_t>wall_ms(), 0)
             wake_first(&self.waiting[self.groups[self.open_index].serial & 1])
             self.call_committer()
             pthread_cond_broadcast(&self.room)
@@ -239,7 +242,7 @@ cdef class LogWriter(GroupCommit):
             while True:
                 self.await_batch()
                 status = self.frame(start, <uint32_t>data.shape[0], TYPE_ENTRY, <uint64_t>wall_ms(), 0)
-                if status != STATUS_GROUP_FULL and status != STATUS_NEEDS_FLUSH:
+                if status == STATUS_OK:
                     break
                 status = self.hand_over() if status == STATUS_GROUP_FULL else self.make_room(status)
                 if status != STATUS_OK:
@@ -307,7 +310,7 @@ cdef class LogWriter(GroupCommit):
                 return status
             if status == STATUS_GROUP_FULL:
                 status = self.hand_over()
-            elif status == STATUS_NEEDS_FLUSH:
+            else:
                 status = self.make_room(status)
             if status != STATUS_OK:
                 return status

@@ -221,6 +221,8 @@ class Log:
         """Make room for the record that did not fit, unless another thread just has."""
         with self._rotation_lock:
             self._writer.check_usable()  # it may have been closed since: then the store is another writer's
+            if self._writer.fits:
+                return
             self._writer.quiesce()
             try:
                 if not self._writer.fits:

@@ -6,6 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 import kifa
 from kifa import control
 from kifa._lines import LineBuffer
@@ -94,3 +96,34 @@ def check_same_group(store: Path) -> None:
         of_line = next(view for view in log.views if view.file.first_lsn <= 2 <= view.last_lsn)
         kinds = [kind for kind, *_ in of_line.controls()]
     assert control.SOURCE_CHECKPOINT in kinds
+
+
+def test_who_comes_upon_a_rotation_waits_for_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to rotate as well, which held up the next: for a tenth of a second after each rotation, with 8 threads."""
+    rotations: list[int] = []
+    rotate_log = kifa.Log._rotate
+
+    def counted(log: kifa.Log) -> None:
+        rotations.append(threading.get_ident())
+        rotate_log(log)
+
+    with kifa.open(store, segment_size_mib=1) as log:
+        log.append(b"x" * 600_000)
+        others = [threading.Thread(target=log.append, args=(b"late",)) for _ in range(4)]
+        rotate_pool = log._pool.rotate
+
+        def rotate_slowly(*arguments: object) -> object:
+            for other in others:
+                other.start()
+            others[0].join(0.3)
+            return rotate_pool(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(kifa.Log, "_rotate", counted)
+        monkeypatch.setattr(log._pool, "rotate", rotate_slowly)
+        log.append(b"x" * 600_000)
+        for other in others:
+            other.join(timeout=30)
+        assert rotations == [threading.get_ident()]
+        assert log.durable_lsn == log.last_lsn == 6
