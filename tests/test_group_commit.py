@@ -101,7 +101,7 @@ def check_same_group(store: Path) -> None:
 def test_who_comes_upon_a_rotation_waits_for_it(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It used to rotate as well, which held up the next: for a tenth of a second after each rotation, with 8 threads."""
+    """It used to rotate as well, which held up the next: 100 ms after each rotation."""
     rotations: list[int] = []
     rotate_log = kifa.Log._rotate
 
