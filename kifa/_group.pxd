@@ -78,7 +78,6 @@ cdef class GroupCommit(Memtables):
     cdef bint stopping
     cdef bint committer_running
     cdef bint committer_stop
-    cdef int event_descriptor
 
     cdef int frame(
         self, const uint8_t *data, uint32_t length, uint8_t type, uint64_t timestamp_ms, size_t reserve

@@ -87,7 +87,6 @@ cdef class GroupCommit(Memtables):
         empty_ring(&self.waiting[1])
         empty_ring(&self.released)
         self.fork_generation = fork_count
-        self.event_descriptor = -1
         self.descriptor = -1
         for index in range(2):
             self.groups[index].buffer = <uint8_t *>map_buffer(LARGE_PAGE_SIZE)
@@ -345,7 +344,6 @@ cdef class GroupCommit(Memtables):
         # Tells everyone that the group in flight is durable, or that its write failed. With the mutex.
         cdef Group *group = &self.groups[self.open_index ^ 1]
         cdef int index
-        cdef uint64_t one = 1
         self.sync_seconds = monotonic() - group.written_at
         self.in_flight = False
         self.keeps_memory = self.keeps_memory or group.has_large_pages
@@ -369,8 +367,6 @@ cdef class GroupCommit(Memtables):
             self.half_full = self.background_woken = True
         if self.frozen_count or error or self.background_woken:
             pthread_cond_signal(&self.background_work)
-        if self.event_descriptor >= 0:
-            write(self.event_descriptor, &one, sizeof(one))
 
     cdef void free_unused(self) noexcept nogil:
         cdef int index

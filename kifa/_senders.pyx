@@ -36,6 +36,9 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epoll, int operation, int descriptor, epoll_event *event)
     int epoll_wait(int epoll, epoll_event *events, int size, int timeout_ms)
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<unistd.h>" nogil:
     int close(int descriptor)
 
@@ -178,6 +181,8 @@ cdef class Senders:
             if now >= deadline:
                 queue.give_up()
                 return
+            if not ready:
+                sched_yield()  # whoever is waited for may need this core
 
     cdef void read_ready(self, int ready, bint may_frame, double now) noexcept nogil:
         cdef int index

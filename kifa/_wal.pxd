@@ -18,6 +18,8 @@ cdef class SliceBatch:
 
 
 cdef class LogWriter(GroupCommit):
+    cdef int event_descriptor           # of who is told what the committer has done
+
     cdef SliceBatch batch       # of the thread between `begin_batch` and `end_batch`
     cdef bint await_call(self, double deadline) noexcept nogil
     cdef double lead_due(self) noexcept nogil
@@ -26,3 +28,4 @@ cdef class LogWriter(GroupCommit):
         self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason
     ) noexcept nogil
     cdef int frame_slices(self, SliceBatch batch, Py_ssize_t *framed) noexcept nogil
+    cdef void notify(self) noexcept nogil

@@ -18,7 +18,7 @@ from kifa._memtable cimport Memtable, arena_free
 from kifa._memtables cimport MAX_FROZEN
 from kifa._platform cimport (
     cond_wait_until, monotonic, pthread_cond_broadcast, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock,
-    pthread_mutex_unlock, wall_ms,
+    pthread_mutex_unlock, wall_ms, write,
 )
 from kifa._waiters cimport wake_first
 
@@ -79,6 +79,9 @@ cdef class SliceBatch:
 
 cdef class LogWriter(GroupCommit):
     """Writes one log. Many threads may use it at once; they share syncs."""
+
+    def __cinit__(self):
+        self.event_descriptor = -1
 
     cdef void await_batch(self) noexcept nogil:
         while self.in_batch and not self.poison:
@@ -330,7 +333,7 @@ cdef class LogWriter(GroupCommit):
             pthread_mutex_unlock(&self.mutex)
 
     def notify_on(self, int event_descriptor):
-        """Add 1 to this eventfd whenever the durable LSN advances; -1 stops it."""
+        """Add 1 to this eventfd whenever the committer made a group durable, or could not; -1 stops it."""
         pthread_mutex_lock(&self.mutex)
         self.event_descriptor = event_descriptor
         pthread_mutex_unlock(&self.mutex)
@@ -359,6 +362,7 @@ cdef class LogWriter(GroupCommit):
                 pthread_mutex_lock(&self.mutex)
                 if given:
                     self.publish(error)
+                    self.notify()
                 deadline = self.lead_due()
                 ended = self.poison != 0 or (self.committer_stop and not self.sealed)
                 if ended:
@@ -396,8 +400,15 @@ cdef class LogWriter(GroupCommit):
                 if monotonic() < deadline:
                     return deadline
             self.lead()
+            self.notify()
             group = &self.groups[self.open_index]
         return 0.0
+
+    cdef void notify(self) noexcept nogil:
+        # With the mutex.
+        cdef uint64_t one = 1
+        if self.event_descriptor >= 0:
+            write(self.event_descriptor, &one, sizeof(one))
 
     def stop_committer(self):
         """Let `run_committer` return."""

@@ -321,7 +321,7 @@ class Log:
         self._writer.check_usable()
 
     def notify_on(self, event_descriptor: int) -> None:
-        """Add 1 to this eventfd whenever the durable LSN advances; -1 ends it."""
+        """Add 1 to this eventfd when the committer made a group durable, or could not; -1 ends it."""
         self._writer.notify_on(event_descriptor)
 
     def start_committer(self) -> None:

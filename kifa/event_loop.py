@@ -131,6 +131,7 @@ class EventLoop:
                 return events
             if time.monotonic() >= self._awake_until:
                 self._awake_until = 0.0
+            os.sched_yield()  # whoever is waited for may need this core
         return self._epoll.poll(self._timeout(), MAX_EVENTS)
 
     def _timeout(self) -> float | None:
