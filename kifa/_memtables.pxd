@@ -27,6 +27,7 @@ cdef class Memtables:
     cdef bint background_woken
     cdef bint keeps_memory              # that a load needed, for the next one
 
+    cdef uint64_t oldest_unflushed(self) noexcept nogil
     cdef void freeze_active(self) noexcept nogil
     cdef int flushable_count(self) noexcept nogil
     cdef void free_unused(self) noexcept nogil

@@ -52,14 +52,23 @@ cdef class Memtables:
         """The lowest LSN that only the WAL has."""
         cdef uint64_t lsn
         pthread_mutex_lock(&self.mutex)
-        if self.frozen_count:
-            lsn = self.frozen[0].first_lsn
-        elif self.active.count:
-            lsn = self.active.first_lsn
-        else:
-            lsn = self.next_lsn
+        lsn = self.oldest_unflushed()
         pthread_mutex_unlock(&self.mutex)
         return lsn
+
+    cdef uint64_t oldest_unflushed(self) noexcept nogil:
+        if self.frozen_count:
+            return self.frozen[0].first_lsn
+        return self.active.first_lsn if self.active.count else self.next_lsn
+
+    def wait_for_flush(self, uint64_t lsn, double timeout_seconds):
+        """Return when a table has every entry up to ``lsn``, or after the time."""
+        cdef double deadline = monotonic() + timeout_seconds
+        with nogil:
+            pthread_mutex_lock(&self.mutex)
+            while self.oldest_unflushed() <= lsn and monotonic() < deadline:
+                cond_wait_until(&self.room, &self.mutex, deadline)
+            pthread_mutex_unlock(&self.mutex)
 
     cdef void freeze_active(self) noexcept nogil:
         # With the mutex, between two groups.

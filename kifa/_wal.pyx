@@ -25,7 +25,7 @@ from kifa._waiters cimport wake_first
 from kifa._group import SegmentFull
 from kifa.errors import EntryTooLargeError
 
-__all__ = ["DRAINED", "GROUP_FULL", "OVERSIZE", "LogWriter", "SegmentFull"]
+__all__ = ["DRAINED", "GROUP_FULL", "Batch", "OVERSIZE", "LogWriter", "SegmentFull"]
 
 # In normal mode.
 cdef double normal_max_delay = 0.1
@@ -124,33 +124,10 @@ cdef class LogWriter(GroupCommit):
             self.fail(status)
         return lsn
 
-    def begin_batch(self) -> int:
-        """Keep other threads from framing until `end_batch`, so that a batch gets one range of LSNs.
-
-        Return the LSN that the next entry will get.
-        """
-        cdef uint64_t lsn
-        self.check_usable()
-        with nogil:
-            pthread_mutex_lock(&self.mutex)
-            while self.in_batch:
-                pthread_cond_wait(&self.room, &self.mutex)
-            self.in_batch = True
-            lsn = self.next_lsn
-            pthread_mutex_unlock(&self.mutex)
-        return lsn
-
-    def end_batch(self):
-        """Let other threads frame again."""
-        pthread_mutex_lock(&self.mutex)
-        self.in_batch = False
-        pthread_cond_broadcast(&self.room)
-        pthread_mutex_unlock(&self.mutex)
-
     def append_many(self, list items not None, Py_ssize_t start):
         """Frame ``items[start:]`` (bytes-like) and make them durable, in few groups; one is framed while one syncs.
 
-        Between `begin_batch` and `end_batch`. Return how many were framed: fewer than all where the segment is full.
+        Within a `Batch`. Return how many were framed: fewer than all where the segment is full.
         ``items`` must not change meanwhile; what is not bytes in it becomes bytes.
 
         Raises:
@@ -345,7 +322,7 @@ cdef class LogWriter(GroupCommit):
     def run_committer(self):
         """Commit full and requested groups, and in normal mode old ones, until `stop` or a failed sync.
 
-        This is the body of a thread; there is at most one.
+        This is the body of a thread; it returns at once where another one runs.
         """
         cdef double deadline = 0.0
         cdef bint ended = False
@@ -353,6 +330,7 @@ cdef class LogWriter(GroupCommit):
         cdef int error = 0
         with nogil:
             pthread_mutex_lock(&self.mutex)
+            ended = self.committer_running
             self.committer_running = True
             pthread_mutex_unlock(&self.mutex)
             while not ended:
@@ -428,6 +406,14 @@ cdef class LogWriter(GroupCommit):
         self.call_committer()
         pthread_mutex_unlock(&self.mutex)
 
+    def abandon_hold(self):
+        """Let go of the group that `frame_lines` held: the control record for it will not come."""
+        pthread_mutex_lock(&self.mutex)
+        self.held = False
+        wake_first(&self.waiting[self.groups[self.open_index].serial & 1])
+        pthread_cond_broadcast(&self.room)
+        pthread_mutex_unlock(&self.mutex)
+
     def stop(self):
         """Refuse entries from now on, make durable what was framed, and add the close record if there is room."""
         cdef int status
@@ -467,6 +453,50 @@ cdef class LogWriter(GroupCommit):
         pthread_cond_signal(&self.background_work)
         pthread_mutex_unlock(&self.mutex)
 
+
+@cython.no_gc  # so that `writer` is still there when the last reference goes
+cdef class Batch:
+    """Keeps other threads from framing, so that a batch gets one range of LSNs. A context manager.
+
+    Who owns the batch is noted here, in C: an interrupt comes before the batch has begun or when it is the `with`
+    statement's to end; and where that lost it, the end of this object ends it.
+    """
+
+    cdef LogWriter writer
+    cdef bint begun
+
+    def __cinit__(self, LogWriter writer not None):
+        self.writer = writer
+
+    def __enter__(self) -> int:
+        """Return the LSN that the next entry will get. Raises ForkedError, PoisonedError, ClosedError."""
+        cdef LogWriter writer = self.writer
+        cdef uint64_t lsn
+        writer.check_usable()
+        with nogil:
+            pthread_mutex_lock(&writer.mutex)
+            while writer.in_batch:
+                pthread_cond_wait(&writer.room, &writer.mutex)
+            writer.in_batch = True
+            lsn = writer.next_lsn
+            pthread_mutex_unlock(&writer.mutex)
+        self.begun = True
+        return lsn
+
+    def __exit__(self, *_):
+        self.end()
+
+    def __dealloc__(self):
+        self.end()
+
+    cdef void end(self) noexcept:
+        if not self.begun:
+            return
+        self.begun = False
+        pthread_mutex_lock(&self.writer.mutex)
+        self.writer.in_batch = False
+        pthread_cond_broadcast(&self.writer.room)
+        pthread_mutex_unlock(&self.writer.mutex)
 
 
 cdef object too_large(Py_ssize_t size):

@@ -1,12 +1,9 @@
-"""The log: the write path on one screen, and the two threads behind it.
+"""The log: the write path on one screen.
 
     append -> LogWriter (frame, group commit) -> durable, acknowledged
                   | segment full                 | memtable full
                   v                              v
-              rotate                          flush thread: memtable -> table -> manifest -> recycle segments
-                                                                 | enough tables of one size
-                                                                 v
-                                              compaction thread: tables -> table -> manifest -> delete inputs
+              rotate                          flush, compaction: `background.py`
 
 What is on disk between any two steps stands at the tops of `table_set.py` (flush), `compaction.py`, `segment_pool.py`
 (rotation), `_group.pyx` (a group) and `recovery.py`.
@@ -19,19 +16,20 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from kifa import control
 from kifa._lines import LineBuffer
-from kifa._memtable import Memtable
 from kifa._record import frame_group
 from kifa._typing import TYPE_CHECKING, Any, Self
-from kifa._wal import LogWriter, SegmentFull
-from kifa.errors import Damage, KifaError, NoSpaceError, PoisonedError, UsageError
+from kifa._wal import Batch, LogWriter, SegmentFull
+from kifa.background import Background
+from kifa.errors import Damage, NoSpaceError, PoisonedError, UsageError
 from kifa.fs import NO_SPACE, WriterLock, make_directory, make_directory_durably
-from kifa.priority import step_back
+from kifa.interrupts import Apart
 from kifa.recovery import LastGroup, Recovered, recover
 from kifa.segment_pool import SegmentPool
 from kifa.segments import DATA_OFFSET, FLUSH_MODES, WAL_DIRECTORY
@@ -47,13 +45,8 @@ MIB = 1 << 20
 MAX_GROUP_SIZE_BYTES = MIB
 # A flush is due when more segments than these are live, so that reopening stays fast whatever was written.
 MAX_LIVE_SEGMENTS = 4
-# With so many, one that is to be used next comes from a flush; with fewer, a new one is prepared.
-FLUSHED_LIVE_SEGMENTS = 3
 # Groups of the library are bounded by their size; this keeps the memory of an index of empty entries bounded.
 DEFAULT_MAX_GROUP_ENTRIES = 16_384
-RETRY_SECONDS = 1.0
-# Joined also while the log is being closed: a few take milliseconds.
-SMALL_TABLE_SIZE_BYTES = MIB
 # Batches of so many are framed while the committer syncs what was framed before.
 PIPELINED_ITEMS = 1_000
 
@@ -98,17 +91,20 @@ class Log:
         )
         self.path = Path(path)
         self._mode = flush_mode
-        self._compaction_enabled = compaction_enabled
         self._memtable_threshold = memtable_flush_threshold_mib * MIB
         make_directory_durably(self.path)
-        self._lock = WriterLock(self.path / "lock")
-        self._descriptor = -1
+        self._owned = ExitStack()  # what the one writer has, in the order in which it was taken
+        lock = WriterLock(self.path / "lock")
         try:
-            self._open(segment_size_mib * MIB, channel_capacity, compaction_threshold)
+            self._owned.callback(lock.release)
+            self._descriptor = -1
+            self._owned.callback(self._close_descriptor)
+            self._open(
+                segment_size_mib * MIB, channel_capacity, compaction_threshold, compaction_enabled
+            )
         except BaseException as error:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-            self._lock.release()
+            self._owned.close()
+            lock.release()
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise NoSpaceError(
                     f"no room to open the log in {self.path}; free some space, or only read it",
@@ -117,7 +113,11 @@ class Log:
             raise
 
     def _open(
-        self, segment_size_bytes: int, channel_capacity: int, compaction_threshold: int
+        self,
+        segment_size_bytes: int,
+        channel_capacity: int,
+        compaction_threshold: int,
+        compaction_enabled: bool,
     ) -> None:
         for name in (WAL_DIRECTORY, TABLE_DIRECTORY):
             make_directory(self.path / name)  # recovery syncs the store
@@ -128,14 +128,10 @@ class Log:
         self.damage: list[Damage] = recovered.damage
         """What recovery found damaged or lost, in this and earlier runs."""
         self.torn_tail = recovered.torn_tail
-        self._flush_done = threading.Condition()
-        self._flush_rounds = 0
         self._rotation_lock = threading.Lock()
-        self._compaction_wanted = threading.Event()
-        self._closing = threading.Event()
+        self._rotate = Apart(self._rotate_now)
+        self._end = Apart(self._close_now)
         self._closed = False
-        self._failure: BaseException | None = None
-        self._flushed_for_sequence = 0  # the segment for whose successor a flush was asked
         self._pool = SegmentPool(self.path, self.store_id, segment_size_bytes, recovered.live)
         self._tables = TableSet(self.path, recovered, self._pool, compaction_threshold)
         self._writer = LogWriter(
@@ -149,8 +145,8 @@ class Log:
         ends_before_next = last.count > 0 and last.last_lsn + 1 < recovered.next_lsn
         for memtable in recovered.memtables:
             self._writer.adopt(memtable)
-        self._threads: list[threading.Thread] = []
-        self._start_lock = threading.Lock()
+        self._background = Background(self._writer, self._pool, self._tables, compaction_enabled)
+        self._owned.callback(self._background.stop)
         self._process_id = os.getpid()
         self._rotate_first(recovered)
         self._writer.resume()
@@ -166,11 +162,10 @@ class Log:
             log.warning("%s", line)
         if recovered.torn_tail is not None:
             log.info("%s", recovered.torn_tail)
-        self._start("kifa-flush", self._run_flushes)
-        self._start("kifa-compact", self._run_compactions)
+        self._background.pause_compaction(self._mode == "emergency")
+        self._background.start()
         if self._mode == "normal":
             self.start_committer()
-        self._compaction_wanted.set()
 
     # ---- the write path ----------------------------------------------------------------------------------
 
@@ -198,8 +193,7 @@ class Log:
             as `append`.
         """
         batch = list(items)
-        first_lsn = self._writer.begin_batch()
-        try:
+        with Batch(self._writer) as first_lsn:
             if len(batch) >= PIPELINED_ITEMS:
                 self.start_committer()
             done = 0
@@ -208,8 +202,6 @@ class Log:
                     done += self._writer.append_many(batch, done)
                 except SegmentFull:
                     self._rotate()
-        finally:
-            self._writer.end_batch()
         return range(first_lsn, first_lsn + len(batch))
 
     def sync(self) -> None:
@@ -217,8 +209,8 @@ class Log:
         self._writer.check_usable()
         self._writer.commit()
 
-    def _rotate(self) -> None:
-        """Make room for the record that did not fit, unless another thread just has."""
+    def _rotate_now(self) -> None:
+        """Make room for the record that did not fit, unless another thread just has. Never interrupted: see `Apart`."""
         with self._rotation_lock:
             self._writer.check_usable()  # it may have been closed since: then the store is another writer's
             if self._writer.fits:
@@ -248,9 +240,13 @@ class Log:
         self._writer.use_segment(
             segment.descriptor, segment.salt, segment.size_bytes, segment.end_offset
         )
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._close_descriptor()
         self._descriptor = segment.descriptor
+
+    def _close_descriptor(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     @property
     def durable_lsn(self) -> int:
@@ -276,8 +272,7 @@ class Log:
         self._writer.set_normal(flush_mode == "normal")
         if flush_mode == "emergency":
             self._writer.request_freeze()
-        else:
-            self._compaction_wanted.set()
+        self._background.pause_compaction(flush_mode == "emergency")
 
     # ---- for the daemon: framing and commit apart ------------------------------------------------------------
 
@@ -326,14 +321,7 @@ class Log:
 
     def start_committer(self) -> None:
         """Start the thread that makes groups durable while the next one is framed. Idempotent."""
-        with self._start_lock:
-            if not any(thread.name == "kifa-commit" for thread in self._threads):
-                self._start("kifa-commit", self._writer.run_committer)
-
-    def _start(self, name: str, body: Callable[[], None]) -> None:
-        thread = threading.Thread(target=body, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._background.start_committer()
 
     # ---- flush -------------------------------------------------------------------------------------------
 
@@ -346,114 +334,20 @@ class Log:
         """
         self._writer.check_usable()
         self._writer.commit()
-        last_lsn = self._writer.durable_lsn
-        with self._flush_done:
-            rounds = self._flush_rounds
-            while self._writer.oldest_unflushed_lsn <= last_lsn:
-                self._writer.request_freeze()
-                self._flush_done.wait(RETRY_SECONDS)
-                if self._failure is not None and self._flush_rounds > rounds:
-                    raise self._failure
-                self._writer.check_usable()
-
-    def _run_flushes(self) -> None:
-        step_back()
-        timeout_seconds = -1.0
-        while True:
-            self._writer.wait_for_background_work(timeout_seconds)
-            try:
-                self._flush_ready()
-                self._prepare()
-                due_seconds = self._tables.mending_due_seconds
-                timeout_seconds = -1.0 if due_seconds is None else due_seconds
-                if self._failure is not None:
-                    self._failure = None
-                    self._writer.flush_failed(0)
-            except Exception as error:  # whatever it is, the log goes on and its callers are told
-                # The WAL has everything; writers are told when it is full. Try again until it works.
-                log.error("flush failed: %s; trying again", error, exc_info=_is_bug(error))
-                self._failure = error
-                self._writer.flush_failed(getattr(error, "errno", None) or errno.EIO)
-                timeout_seconds = 0.0
-            with self._flush_done:
-                self._flush_rounds += 1
-                self._flush_done.notify_all()
-            if self._closing.wait(0.0 if self._failure is None else RETRY_SECONDS):
-                return
-
-    def _flush_ready(self) -> None:
-        """Write the frozen memtables to one table, publish it, and recycle the segments below."""
-        memtables = self._writer.flushable()
-        for run in _consecutive(memtables):
-            self._tables.add(run)
-            self._writer.release(len(run))
-        # What a damaged table lost may be in a segment that would be recycled now.
-        mended = self._tables.mend()
-        if memtables or mended:
-            self._recycle()
-            self._compaction_wanted.set()
-
-    def _recycle(self) -> None:
-        """Recycle the segments that tables have superseded, but those that may have what a damaged table lost."""
-        self._pool.recycle_through(self._tables.checkpoint_lsn, self._tables.unmended_ranges)
+        self._background.flush_through(self._writer.durable_lsn)
 
     def _rotate_first(self, recovered: Recovered) -> None:
         """Bring the first segment of this run into use; on a full disk, one of which tables have every entry."""
         try:
             self._rotate_to(0, recovered.unproven)
         except NoSpaceError:
-            self._recycle()
+            self._background.recycle()
             self._rotate_to(0, recovered.unproven)
-
-    def _prepare(self) -> None:
-        """Have the manifest know the live segments, and the next rotation find one."""
-        self._tables.publish_segments()
-        if not self._writer.is_half_full or not self._pool.needs_spare or self._closing.is_set():
-            return
-        live = self._pool.live
-        if len(live) >= FLUSHED_LIVE_SEGMENTS and live[-1].sequence != self._flushed_for_sequence:
-            # A table is a small part of what they hold, and a new segment is all of its size in zeros.
-            self._flushed_for_sequence = live[-1].sequence
-            self._writer.request_freeze()
-            return
-        try:
-            self._pool.prepare_spare(abandon=lambda: self._closing.is_set())
-        except NoSpaceError as error:
-            log.info("%s", error)
-
-    # ---- compaction --------------------------------------------------------------------------------------
 
     def compact(self) -> None:
         """Join tables until nothing more is due, and return."""
         self._writer.check_usable()
-        while self._tables.join_due():
-            pass
-        self._have_tables_mended()
-
-    def _have_tables_mended(self) -> None:
-        """Wake the flush thread if a table was found damaged."""
-        if self._tables.mending_due_seconds == 0:
-            self._writer.wake_background()
-
-    def _run_compactions(self) -> None:
-        step_back()
-        while True:
-            self._compaction_wanted.wait()
-            self._compaction_wanted.clear()
-            is_last = self._closing.is_set()
-            try:
-                while self._compaction_enabled and self._mode != "emergency":
-                    # The end is short, but not without work: a log that is only ever open for moments would
-                    # collect tables without bound.
-                    largest = SMALL_TABLE_SIZE_BYTES if self._closing.is_set() else None
-                    if not self._tables.join_due(largest):
-                        break
-            except Exception as error:  # as above
-                # Compaction only saves space and time; the next flush will ask for it again.
-                log.error("compaction failed: %s", error, exc_info=_is_bug(error))
-            self._have_tables_mended()
-            if is_last:
-                return
+        self._background.compact()
 
     # ---- the end -----------------------------------------------------------------------------------------
 
@@ -463,24 +357,19 @@ class Log:
         Raises:
             PoisonedError: a sync failed; what was not acknowledged may be lost.
         """
-        if self._closed:
-            return
-        self._closed = True
-        if self._process_id != os.getpid():
-            os.close(self._descriptor)  # the parent's log goes on
-            return
-        try:
+        if self._process_id == os.getpid():
+            self._end()
+        else:
+            self._close_descriptor()  # the parent's log goes on
+
+    def _close_now(self) -> None:
+        with self._owned:
+            if self._closed:
+                return
+            self._closed = True
+            self._writer.abandon_hold()
             with self._rotation_lock:
                 self._writer.stop()
-        finally:
-            self._closing.set()
-            self._writer.stop_committer()
-            self._writer.wake_background()
-            self._compaction_wanted.set()
-            for thread in self._threads:
-                thread.join()
-            os.close(self._descriptor)
-            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -502,18 +391,3 @@ def _check_bounds(flush_mode: str, **settings: tuple[int, int]) -> None:
     for name, (value, least) in settings.items():
         if not isinstance(value, int) or value < least:
             raise UsageError(f"{name} is {value!r}; it must be a whole number, {least} or more")
-
-
-def _consecutive(memtables: list[Memtable]) -> list[list[Memtable]]:
-    """Split where LSNs are missing: other tables may already have what lies between."""
-    runs: list[list[Memtable]] = []
-    for memtable in memtables:
-        if runs and runs[-1][-1].last_lsn + 1 == memtable.first_lsn:
-            runs[-1].append(memtable)
-        else:
-            runs.append([memtable])
-    return runs
-
-
-def _is_bug(error: Exception) -> bool:
-    return not isinstance(error, OSError | KifaError)

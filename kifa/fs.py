@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,6 +192,7 @@ class WriterLock:
             LockedError: another process (or another log of this one) has it.
             UnwritableError: the file cannot be created.
         """
+        self._descriptor = -1
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -201,7 +203,7 @@ class WriterLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            os.close(self._descriptor)
+            self.release()
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise LockedError(
@@ -213,12 +215,16 @@ class WriterLock:
     def release(self) -> None:
         """Give the lock back. Idempotent."""
         _held_locks.discard(self)
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        # An interrupt may have come before anybody had it.
+        self.release()
 
 
-_held_locks: set[WriterLock] = set()
+_held_locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:

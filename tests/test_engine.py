@@ -16,7 +16,7 @@ import pytest
 import kifa
 from kifa._lines import LineBuffer
 from kifa._wal import DRAINED
-from kifa.engine import Log
+from kifa.background import Background
 from kifa.manifest import load_manifest
 from tests.reading import read_all
 
@@ -313,13 +313,13 @@ def test_a_log_that_is_open_for_moments_collects_no_tables(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compaction thread may get its first turn when the log is being closed already."""
-    run = Log._run_compactions
+    run = Background._run_compactions
 
-    def late(log: Log) -> None:
-        log._closing.wait()
-        run(log)
+    def late(background: Background) -> None:
+        background._closing.wait()
+        run(background)
 
-    monkeypatch.setattr(Log, "_run_compactions", late)
+    monkeypatch.setattr(Background, "_run_compactions", late)
     for number in range(12):
         with kifa.open(store, segment_size_mib=1, compaction_threshold=3) as log:
             log.append(b"%d" % number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -88,6 +89,28 @@ def test_a_rotation_waits_for_the_checkpoint_of_held_lines(store: Path) -> None:
         other.join()
     assert durable_lsn == lsn, "the lines without their checkpoint"
     check_same_group(store)
+
+
+def test_a_log_whose_held_lines_get_no_checkpoint_can_be_closed(store: Path) -> None:
+    """What was to frame it has failed; neither the end may wait for it, nor a rotation that the end waits for."""
+    log = kifa.open(store, segment_size_mib=1)
+    log.append(bytes(900_000))
+    held_line(log)
+    other = threading.Thread(target=append_or_be_told, args=(log,), daemon=True)
+    other.start()
+    other.join(0.1)  # it may be in the rotation by then
+    closing = threading.Thread(target=log.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+    other.join(60)
+    assert not other.is_alive()
+    assert read_all(store)[1] == (2, b"held")
+
+
+def append_or_be_told(log: kifa.Log) -> None:
+    with contextlib.suppress(kifa.ClosedError):
+        log.append(bytes(300_000))
 
 
 def check_same_group(store: Path) -> None:
