@@ -126,13 +126,13 @@ def test_who_comes_upon_a_rotation_waits_for_it(
 ) -> None:
     """It used to rotate as well, which held up the next: 100 ms after each rotation."""
     rotations: list[int] = []
-    rotate_log = kifa.Log._rotate
-
-    def counted(log: kifa.Log) -> None:
-        rotations.append(threading.get_ident())
-        rotate_log(log)
-
     with kifa.open(store, segment_size_mib=1) as log:
+        rotate_log = log._rotate
+
+        def counted() -> None:
+            rotations.append(threading.get_ident())
+            rotate_log()
+
         log.append(b"x" * 600_000)
         others = [threading.Thread(target=log.append, args=(b"late",)) for _ in range(4)]
         rotate_pool = log._pool.rotate
@@ -143,7 +143,7 @@ def test_who_comes_upon_a_rotation_waits_for_it(
             others[0].join(0.3)
             return rotate_pool(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(kifa.Log, "_rotate", counted)
+        monkeypatch.setattr(log, "_rotate", counted)
         monkeypatch.setattr(log._pool, "rotate", rotate_slowly)
         log.append(b"x" * 600_000)
         for other in others:
