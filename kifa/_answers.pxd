@@ -21,6 +21,7 @@ cdef class AnswerQueue:
     cdef double answered_at         # monotonic seconds
 
     cdef bint add(self, Answers answers) noexcept nogil
+    cdef void tell_all(self, uint64_t durable_lsn) noexcept nogil
     cdef bint tell(self, Answers answers, uint64_t durable_lsn) noexcept nogil
     cdef void expect(self, Answers answers) noexcept nogil
     cdef void came_back(self, Answers answers) noexcept nogil

@@ -227,23 +227,24 @@ cdef class AnswerQueue:
         Returns:
             Those for which Python has to go on: give what `Answers.take` returns to their `Answers.send`.
         """
-        cdef size_t index
-        cdef size_t left = 0
         with nogil:
-            self.round += 1
-            for index in range(self.due_count):
-                if self.due[index] == NULL:
-                    continue
-                if self.tell(<Answers>self.due[index], durable_lsn):
-                    self.due[left] = self.due[index]
-                    (<Answers>self.due[left]).due_index = left
-                    left += 1
-            self.due_count = left
-            if self.expected:
-                self.answered_at = monotonic()
+            self.tell_all(durable_lsn)
         return [
             <Answers>self.due[index] for index in range(self.due_count) if (<Answers>self.due[index]).needs_send
         ]
+
+    cdef void tell_all(self, uint64_t durable_lsn) noexcept nogil:
+        cdef size_t index
+        cdef size_t left = 0
+        self.round += 1
+        for index in range(self.due_count):
+            if self.due[index] != NULL and self.tell(<Answers>self.due[index], durable_lsn):
+                self.due[left] = self.due[index]
+                (<Answers>self.due[left]).due_index = left
+                left += 1
+        self.due_count = left
+        if self.expected:
+            self.answered_at = monotonic()
 
     def forget(self, Answers answers not None):
         """The sender has gone."""
@@ -277,7 +278,7 @@ cdef class AnswerQueue:
 
     cdef bint tell(self, Answers answers, uint64_t durable_lsn) noexcept nogil:
         # Whether it stays in the queue.
-        if answers.descriptor < 0:
+        if answers.descriptor < 0 or answers.unsent_size:
             answers.needs_send = answers.start != answers.end or answers.unsent_size
         else:
             answers.needs_send = not answers.send_ready(durable_lsn)

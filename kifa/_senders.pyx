@@ -1,7 +1,8 @@
 """Connections while nothing about them needs a decision: all that are ready are read, and their lines framed, in one
-call without the interpreter's lock. `kifa._answers` tells them.
+call without the interpreter's lock, which may go on to commit them and to answer.
 
     ready -> read (line buffer) -> frame (one hold of the log's mutex) -> note what each is to be told
+          -> commit -> durable LSN -> `kifa._answers` tells them
 
 What is not so plain, the end of a stream, an error, a refused line, a full segment or disk, a log that is poisoned, is
 handed to Python as it stands: nothing is taken out of a line buffer that was not framed.
@@ -139,10 +140,11 @@ cdef class Senders:
         if sender.answers is not None:
             sender.answers.send_to(-1)
 
-    def receive(self, LogWriter writer not None, bint may_frame):
-        """Read from all that are ready and frame their lines; do not wait for their sync.
+    def receive(self, LogWriter writer not None, bint may_frame, bint may_commit):
+        """Read from all that are ready and frame their lines.
 
-        Those who are expected back are given a moment to come. Without ``may_frame`` nothing is read.
+        Those who are expected back are given a moment to come. Without ``may_frame`` nothing is read. With
+        ``may_commit``, and where it is little and nothing is left to others, it is made durable and answered as well.
 
         Returns:
             The bytes framed; senders whose lines wait to be framed, and senders that wait to be read, which
@@ -152,6 +154,11 @@ cdef class Senders:
             self.framed_size = 0
             self.to_read_count = self.to_store_count = 0
             self.gather(writer, self.queue, may_frame)
+            if (
+                may_commit and 0 < self.framed_size < ENOUGH_SIZE
+                and not self.to_store_count and not self.to_read_count
+            ):
+                commit_and_tell(writer, self.queue)
         if self.is_out_of_memory:
             raise MemoryError()
         return (
@@ -229,3 +236,15 @@ cdef class Senders:
 cdef ssize_t read_one(Sender sender, double now) noexcept nogil:
     sender.last_read = now
     return sender.lines.read_chunk(sender.descriptor)
+
+
+cdef void commit_and_tell(LogWriter writer, AnswerQueue queue) noexcept nogil:
+    # If the sync fails nobody is told; who commits next finds out why.
+    cdef uint64_t durable_lsn
+    cdef int status
+    pthread_mutex_lock(&writer.mutex)
+    status = writer.commit_through(writer.last_framed_serial())
+    durable_lsn = writer.durable
+    pthread_mutex_unlock(&writer.mutex)
+    if status == STATUS_OK:
+        queue.tell_all(durable_lsn)

@@ -284,9 +284,11 @@ class Log:
             except SegmentFull:
                 self._rotate()
 
-    def receive(self, senders: Senders, may_frame: bool) -> tuple[int, list[Sender], list[Sender]]:
+    def receive(
+        self, senders: Senders, may_frame: bool, may_commit: bool
+    ) -> tuple[int, list[Sender], list[Sender]]:
         """Read from ``senders`` and frame their lines; see `Senders.receive`."""
-        return senders.receive(self._writer, may_frame)
+        return senders.receive(self._writer, may_frame, may_commit)
 
     def frame_entry(self, data: bytes | bytearray | memoryview) -> int:
         """Frame one entry without waiting for its sync, and return its LSN. Raises as `append`."""

@@ -47,6 +47,8 @@ class EventLoop:
         self._serial = itertools.count()
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
         self._awake_until = 0.0
+        self.events_left = 0
+        """How many of this round's events wait for the callback that runs to return."""
         self._signals: list[int] = []
 
     def add(self, descriptor: int, events: int, callback: OnEvents) -> None:
@@ -107,7 +109,10 @@ class EventLoop:
 
     def run_once(self) -> None:
         """Wait for something to happen and do it."""
-        for descriptor, events in self._wait():
+        ready = self._wait()
+        self.events_left = len(ready)
+        for descriptor, events in ready:
+            self.events_left -= 1
             # An earlier callback of this round may have removed it.
             callback = self._callbacks.get(descriptor)
             if callback is not None:

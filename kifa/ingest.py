@@ -74,12 +74,17 @@ class Ingest:
     # ---- from the sources ----------------------------------------------------------------------------------
 
     def receive(self, senders: Senders) -> tuple[list[Sender], list[Sender]]:
-        """Read from those who are ready, and frame their lines.
+        """Read from those who are ready, and frame their lines; where nothing else is to be done, commit and answer.
 
         Returns:
             Those whose lines are to be stored by `store_lines`, which finds out why, and those to be read.
         """
-        size, to_store, to_read = self.store.receive(senders, not self._is_known_full())
+        may_commit = (
+            self.loop.events_left == 0
+            and self.store.flush_mode != "normal"
+            and self._commits_itself(self.store.durable_lsn)
+        )
+        size, to_store, to_read = self.store.receive(senders, not self._is_known_full(), may_commit)
         if size:
             self._note_space()
             self._framed_bytes += size
@@ -217,20 +222,24 @@ class Ingest:
         self._answer()
 
     def _commit(self) -> None:
-        last = self.store.last_lsn
-        if last == self._requested_lsn:
+        last, durable = self.store.last_lsn, self.store.durable_lsn
+        if last in (durable, self._requested_lsn):
+            self._framed_bytes = 0
             return
-        durable = self.store.durable_lsn
         if self.store.flush_mode == "normal" and last - durable < NORMAL_PENDING_LIMIT:
             if self._commit_timer is None:
                 self._commit_timer = self.loop.call_later(NORMAL_DELAY_SECONDS, self._commit_old)
             return
-        if self._framed_bytes < INLINE_COMMIT_SIZE_BYTES and self._requested_lsn <= durable:
+        if self._commits_itself(durable):
             self.store.sync()
         else:
             self.store.request_commit()
         self._requested_lsn = last
         self._framed_bytes = 0
+
+    def _commits_itself(self, durable_lsn: int) -> bool:
+        # The committer is not busy with more.
+        return self._framed_bytes < INLINE_COMMIT_SIZE_BYTES and self._requested_lsn <= durable_lsn
 
     def _commit_old(self) -> None:
         self._commit_timer = None
