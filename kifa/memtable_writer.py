@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kifa import control
 from kifa._memtable import Memtable
-from kifa._typing import Any
+from kifa._typing import TYPE_CHECKING, Any
 from kifa.errors import Damage
 from kifa.sstable_format import TableInfo, TableMetadata
 from kifa.sstable_writer import write_table
+
+if TYPE_CHECKING:
+    from kifa._batch import EntryBatch
+
+# Compression is what a flush takes its time for; a second thread halves it where there is a processor for it.
+WORTH_A_THREAD_BYTES = 1 << 20
+# The second half waits in memory, compressed, until the first is written.
+MAX_BESIDE_BYTES = 64 << 20
 
 
 def write_memtables(
@@ -27,7 +36,30 @@ def write_memtables(
     controls = [item for memtable in memtables for item in memtable.controls()]
     metadata = metadata_of(controls, tuple(damage))
     batches = [memtable.batch() for memtable in memtables]
-    return write_table(directory, store_id, batches, metadata), metadata
+    beside: list[EntryBatch] = []
+    size_bytes = sum(memtable.size_bytes for memtable in memtables)
+    if WORTH_A_THREAD_BYTES <= size_bytes <= MAX_BESIDE_BYTES and _processors() > 1:
+        batches, beside = halves(batches)
+    return write_table(directory, store_id, batches, metadata, beside=beside), metadata
+
+
+def halves(batches: Sequence[EntryBatch]) -> tuple[list[EntryBatch], list[EntryBatch]]:
+    """Split ``batches`` where half of their entries are before."""
+    left = sum(map(len, batches)) // 2
+    first: list[EntryBatch] = []
+    second: list[EntryBatch] = []
+    for batch in batches:
+        here = min(left, len(batch))
+        left -= here
+        first += [batch.slice(0, here)] if here else []
+        second += [batch.slice(here, len(batch))] if here < len(batch) else []
+    return first, second
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def metadata_of(

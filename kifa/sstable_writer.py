@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kifa._blocks import BlockIndex
@@ -27,7 +28,6 @@ from kifa.sstable_format import (
 if TYPE_CHECKING:
     from kifa._batch import EntryBatch
     from kifa.sstable import Table
-    from kifa.zstd import ZstdCompressor
 
 # zstd level 1 packs transaction JSON 4.5 times at 700 MB/s; higher levels and dictionaries gain nothing.
 COMPRESSION_LEVEL = 1
@@ -125,39 +125,94 @@ def write_table(
     batches: Iterable[EntryBatch],
     metadata: TableMetadata,
     check: Callable[[Path], None] | None = None,
+    beside: Sequence[EntryBatch] = (),
 ) -> TableInfo:
     """Write ``batches`` (ascending LSNs, gaps allowed) as a new table in ``directory``; durable on return.
 
-    Compression and writing run without the interpreter's lock. Memory does not depend on the size of the table.
+    Compression and writing run without the interpreter's lock. Memory does not depend on the size of the table, but on
+    that of ``beside``.
 
     Args:
         check: called with the path of the synced file before that gets its name; what it raises ends this.
+        beside: what follows ``batches``; another thread packs it at the same time and keeps it in memory.
 
     Raises:
         ValueError: there is no entry, or LSNs do not ascend.
         OSError: nothing but perhaps the complete table is left behind.
     """
+    seed = crc32c(store_id)
+    packer = BlockPacker(WRITE_SIZE_BYTES)
+    with (
+        DurableReplacement(directory / f"flush{SUFFIX}") as file,
+        _PackedBeside(beside, seed) as rest,
+    ):
+        table = _TableFile(file, store_id, keep_cached=True)
+        for run in _pack(packer, batches, seed):
+            table.add_run(run)
+        for part in rest.runs():
+            table.add_run(memoryview(part))
+        data_bytes = packer.data_bytes + rest.data_bytes
+        return table.publish(directory, data_bytes, metadata, check)
+
+
+def _pack(packer: BlockPacker, batches: Iterable[EntryBatch], seed: int) -> Iterator[memoryview]:
+    """Yield runs of blocks with the entries of ``batches``; each is changed by what comes after it."""
     from kifa.zstd import ZstdCompressor  # 5 ms that a reader of an empty store need not pay
 
     compressor = ZstdCompressor(level=COMPRESSION_LEVEL)
-    seed = crc32c(store_id)
-    packer = BlockPacker(WRITE_SIZE_BYTES)
-    with DurableReplacement(directory / f"flush{SUFFIX}") as file:
-        table = _TableFile(file, store_id, keep_cached=True)
-        for batch in batches:
-            start = 0
-            while start < len(batch):
-                start += packer.add(batch, start)
-                if start < len(batch) and packer.seal(_compress(packer, compressor), seed):
-                    table.add_run(packer.take_run())
-        if len(packer):
-            packer.seal(_compress(packer, compressor), seed)
-        table.add_run(packer.take_run())
-        return table.publish(directory, packer.data_bytes, metadata, check)
+
+    def seal() -> bool:
+        return packer.seal(compressor.compress(packer.payload(), compressor.FLUSH_FRAME), seed)
+
+    for batch in batches:
+        start = 0
+        while start < len(batch):
+            start += packer.add(batch, start)
+            if start < len(batch) and seal():
+                yield packer.take_run()
+    if len(packer):
+        seal()
+    yield packer.take_run()
 
 
-def _compress(packer: BlockPacker, compressor: ZstdCompressor) -> bytes:
-    return compressor.compress(packer.payload(), compressor.FLUSH_FRAME)
+class _PackedBeside:
+    """Packs batches in a thread of its own, which has ended when the context is left."""
+
+    def __init__(self, batches: Sequence[EntryBatch], seed: int) -> None:
+        self._packer = BlockPacker(WRITE_SIZE_BYTES) if batches else None
+        self._runs: list[bytes] = []
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(batches, seed), name="kifa-pack", daemon=True
+        )
+
+    def _run(self, batches: Sequence[EntryBatch], seed: int) -> None:
+        assert self._packer is not None
+        try:
+            self._runs += map(bytes, _pack(self._packer, batches, seed))
+        except BaseException as error:  # raised by `runs`
+            self._failure = error
+
+    def __enter__(self) -> _PackedBeside:
+        if self._packer is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._packer is not None:
+            self._thread.join()
+
+    @property
+    def data_bytes(self) -> int:
+        """Of the entries in `runs`."""
+        return self._packer.data_bytes if self._packer is not None else 0
+
+    def runs(self) -> list[bytes]:
+        """Wait for all runs of blocks and return them. Raises what packing them raised."""
+        self.__exit__()
+        if self._failure is not None:
+            raise self._failure
+        return self._runs
 
 
 def concatenate_tables(directory: Path, tables: Sequence[Table]) -> TableInfo:
