@@ -63,7 +63,7 @@ class Observation:
         seen: LSN to what an earlier cycle has recovered: it must stay, confirmed or not.
         shown: LSN to what a reader showed before the cut, but for what it showed after a sync had failed: that is
             "maybe", neither durable nor lost.
-        accepted: LSN to bytes of what append() returned for; the daemon shows none.
+        accepted: LSN to bytes of what append() has returned for since the last recovery; the daemon shows none.
         complete: sources of which each line must be there, exactly once, after the recovery: files that are followed.
         rotten: LSN to bytes of what was destroyed on the disk on purpose: it may be missing.
         clock: what the wall clock showed while the entries were written that were not seen before: (earliest, latest),
@@ -195,7 +195,7 @@ def _accepted(
     observation: Observation, recovered: Sequence[Entry], flush_mode: FlushMode
 ) -> Iterator[Finding]:
     found = {entry.lsn for entry in recovered}
-    missing = sorted(observation.accepted.keys() - found)
+    missing = sorted(observation.accepted.keys() - found - observation.rotten.keys())
     allowed = NORMAL_AT_RISK if flush_mode is FlushMode.NORMAL else 0
     if len(missing) > allowed:
         yield Finding(

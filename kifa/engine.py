@@ -175,6 +175,7 @@ class Log:
         Raises:
             EntryTooLargeError: it is larger than 1 MiB.
             NoSpaceError: the disk is full; the entry was not accepted. Append again once there is space.
+            OSError: the next segment could not be made; the entry was not accepted.
             PoisonedError: a sync failed; whether this entry is on disk will be known after reopening.
             ClosedError, ForkedError: this log cannot be used (here).
         """

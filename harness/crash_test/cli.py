@@ -86,7 +86,13 @@ _fifo = click.Path(path_type=Path, dir_okay=False, exists=True)
 @click.option(
     "--source", default="stdin", type=click.Choice([*SOURCES, MIXED]), help="How lines get in."
 )
-@click.option("--target", default="kifa", type=click.Choice(list(TARGETS)), help="What is tested.")
+@click.option(
+    "--target",
+    default="kifa",
+    type=click.Choice(list(TARGETS)),
+    help="What is tested: the daemon (kifa), threads of a program that has the library in it (kifa-embedded, with "
+    "--source unix), or others, good and bad, to compare.",
+)
 @click.option(
     "--faults", default="none", type=click.Choice([*FAULTS, MIXED]), help="What else goes wrong."
 )

@@ -98,6 +98,7 @@ class Cycle:
 
     def _hooks(self) -> Hooks:
         return Hooks(
+            accepted=self._stand.store.ledger.accept,
             confirmed=self._on_confirmed,
             first_confirmed=self._on_first_confirmed,
             looked=self._on_looked,

@@ -58,6 +58,7 @@ class Examiner:
         stand.begin_start(self._following)
         recovered, second = self._read_at_rest(copy)
         acked = dict(stand.store.ledger.acked)
+        accepted = dict(stand.store.ledger.accepted)
         again: list[Entry] | None = None
         next_lsn: int | None = None
         is_ready = self._await_ready()
@@ -83,6 +84,7 @@ class Examiner:
             at_stake=at_stake,
             seen=ledger.seen,
             shown=ledger.shown,
+            accepted=accepted,
             complete=() if stand.store.file is None else (stand.store.file.source,),
             rotten=dict(ledger.rotten),
             clock=(earliest, latest),

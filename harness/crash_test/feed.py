@@ -21,6 +21,7 @@ TICK_S = 0.01
 class Hooks:
     """What the feed tells while it goes on."""
 
+    accepted: Callable[[list[tuple[int, bytes]]], None]
     confirmed: Callable[[list[tuple[int, bytes]]], None]
     first_confirmed: Callable[[], None]
     looked: Callable[[list[Entry]], None]
@@ -166,6 +167,8 @@ class Feed:
 
     def _receive(self, sender: StreamSender) -> None:
         confirmed = sender.receive()
+        self._hooks.accepted(sender.accepted)
+        sender.accepted = []
         if confirmed:
             self._hooks.confirmed(confirmed)
             self._progress(len(confirmed))

@@ -16,12 +16,13 @@ class Ledger:
     Attributes:
         sent: lines by source. Of a sender of an earlier cycle only what was recovered is left: nothing else of it may
             ever appear.
-        acked, seen, shown, rotten: as in `harness.oracle.Observation`.
+        acked, accepted, seen, shown, rotten: as in `harness.oracle.Observation`.
         contradictions: what was confirmed in two ways; no reader is needed to see that it is wrong.
     """
 
     sent: dict[str, list[bytes]] = field(default_factory=dict)
     acked: dict[int, bytes] = field(default_factory=dict)
+    accepted: dict[int, bytes] = field(default_factory=dict)
     seen: dict[int, Entry] = field(default_factory=dict)
     shown: dict[int, Entry] = field(default_factory=dict)
     rotten: dict[int, bytes] = field(default_factory=dict)
@@ -35,6 +36,13 @@ class Ledger:
     def add_sender(self, sender: Sender) -> None:
         """Lines of ``sender`` belong to the store from now on."""
         self.sent[sender.source] = sender.sent
+
+    def accept(self, accepted: Iterable[tuple[int, bytes]]) -> None:
+        """LSNs were given to lines that may not be durable yet."""
+        for lsn, line in accepted:
+            if self.accepted.setdefault(lsn, line) != line:
+                reason = "accepted for two different lines"
+                self.contradictions.append(Finding(Verdict.CORRUPT, lsn, reason))
 
     def confirm(self, confirmed: Iterable[tuple[int, bytes]]) -> None:
         """LSNs were confirmed, each for a line."""
@@ -60,6 +68,7 @@ class Ledger:
         """
         self.seen = {entry.lsn: entry for entry in recovered}
         self.shown.clear()
+        self.accepted.clear()  # what was lost of it gave its LSNs back
         there = {entry.data for entry in self.seen.values()}
         there |= set(self.rotten.values())
         going_on = {sender.source for sender in living}

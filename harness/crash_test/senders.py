@@ -44,6 +44,9 @@ class StreamSender:
         self.in_fd = in_fd
         self.sent: list[bytes] = []
         self.refused = 0
+        self.accepted: list[tuple[int, bytes]] = []
+        """(LSN, line) of those that were accepted, and perhaps not confirmed, since somebody took them from here."""
+        self._accepted = 0  # how many of those that are awaited were
         self._lines = lines
         self._buffer = bytearray()
         self._awaiting: deque[bytes] = deque()
@@ -98,10 +101,16 @@ class StreamSender:
         """
         confirmed = []
         for answer in self._read_answers():
-            if not self._awaiting:
-                raise CrashTestError(f"{self.source}: {answer!r} answers no line")
-            line = self._awaiting.popleft()
             word, _, rest = answer.partition(b" ")
+            is_acceptance = word == b"ACC" and rest.isdigit()
+            if len(self._awaiting) <= (self._accepted if is_acceptance else 0):
+                raise CrashTestError(f"{self.source}: {answer!r} answers no line")
+            if is_acceptance:
+                self.accepted.append((int(rest), self._awaiting[self._accepted]))
+                self._accepted += 1
+                continue
+            line = self._awaiting.popleft()
+            self._accepted = max(self._accepted - 1, 0)
             if word == b"ACK" and rest.isdigit():
                 confirmed.append((int(rest), line))
             elif word == b"ERR":

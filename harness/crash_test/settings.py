@@ -14,6 +14,10 @@ MIXED = "mixed"
 POWERS = ("sigkill", "lazyfs")
 RUNNERS = ("local", "docker")
 SOURCES = ("stdin", "tcp", "unix", "file")
+EMBEDDED_TARGET = "kifa-embedded"
+HOARDING_TARGET = "kifa-hoarding"
+THREADS_SOURCE = "unix"
+"""How lines reach the threads of a program that embeds Kifa: a connection for each."""
 PROFILES = ("lazyfs", "posix-strict", "ext4-ordered", "random")
 """The honest profiles of lazyfs, those that ``mixed`` draws from."""
 LYING_PROFILE = "lying-flash"
@@ -80,6 +84,13 @@ class Settings:
             raise SettingsError("--lazyfs-root and --lazyfs-fifo go together")
         if not self.target.startswith("kifa") and self.source != "stdin":
             raise SettingsError(f"--target {self.target} reads stdin only")
+        if self.target in (EMBEDDED_TARGET, HOARDING_TARGET):
+            if self.source != THREADS_SOURCE:
+                raise SettingsError(f"--target {self.target} needs --source {THREADS_SOURCE}")
+            if self.faults in ("enospc", MIXED):
+                raise SettingsError(
+                    f"--target {self.target}: append_many does not tell what a full disk had no room for"
+                )
         if self.faults in ("bitrot", MIXED) and not self.target.startswith("kifa"):
             raise SettingsError(
                 f"--faults {self.faults} needs --target kifa, whose reader names damage"

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from harness.crash_test.cli import cli
-from harness.crash_test.settings import FAULTS, PROFILES, SOURCES
+from harness.crash_test.settings import (
+    EMBEDDED_TARGET,
+    FAULTS,
+    PROFILES,
+    SOURCES,
+    THREADS_SOURCE,
+)
 from harness.oracle import FlushMode
 
 NIGHTLY = Path(__file__).parents[2] / "ci" / "nightly"
@@ -55,19 +61,22 @@ def nightly(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 def test_all_combinations_in_an_order_of_the_seed(tmp_path: Path) -> None:
     ended = nightly(tmp_path, "60", "5")
     assert ended.returncode == 1, ended.stderr
-    assert "nightly: seed 5, 312 rounds of 25 cycles, 2 failed" in ended.stdout
+    assert "nightly: seed 5, 372 rounds of 25 cycles, 2 failed" in ended.stdout
     rounds = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     found = []
     for number, words in enumerate(rounds, 1):
         options = dict(zip(words[::2], words[1::2], strict=True))
         assert options["--seed"] == str(5 + number)
         assert cli.make_context("kifa-crash-test", list(words)) is not None
-        names = ("--flush-mode", "--source", "--power", "--profile", "--faults")
+        names = ("--target", "--flush-mode", "--source", "--power", "--profile", "--faults")
         found.append(tuple(options.get(name, "") for name in names))
     modes = [mode.value for mode in FlushMode]
-    lazyfs = itertools.product(modes, SOURCES, ["lazyfs"], PROFILES, FAULTS)
-    sigkill = itertools.product(modes, SOURCES, ["sigkill"], [""], ["none", "clock"])
-    assert sorted(found) == sorted((*lazyfs, *sigkill))
+    daemon = [""]
+    lazyfs = itertools.product(daemon, modes, SOURCES, ["lazyfs"], PROFILES, FAULTS)
+    sigkill = itertools.product(daemon, modes, SOURCES, ["sigkill"], [""], ["none", "clock"])
+    faults = [fault for fault in FAULTS if fault != "enospc"]
+    threads = ([EMBEDDED_TARGET], modes, [THREADS_SOURCE], ["lazyfs"], PROFILES, faults)
+    assert sorted(found) == sorted((*lazyfs, *sigkill, *itertools.product(*threads)))
     assert found != sorted(found)
     kept = sorted(path.name for path in (tmp_path / "reports").iterdir())
     assert kept == ["lives-file.log", "round-1", "round-1.log"]

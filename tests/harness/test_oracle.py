@@ -137,6 +137,12 @@ def test_accepted_entries_may_be_lost_only_in_normal_mode_and_49_at_most(
     assert verdict(observed(entries(100 - missing), accepted=accepted), mode) is expected
 
 
+def test_an_accepted_entry_that_has_rotted_may_be_missing() -> None:
+    accepted = {entry.lsn: entry.data for entry in entries(100)}
+    rotten = {100: LINES[99]}
+    assert verdict(observed(entries(99), accepted=accepted, rotten=rotten)) is Verdict.PASS
+
+
 def test_an_accepted_entry_keeps_its_bytes() -> None:
     assert verdict(observed(entries(1), accepted={1: LINES[1]})) is Verdict.CORRUPT
 

@@ -1,14 +1,16 @@
-"""Kifa, as its users have it: by its command."""
+"""Kifa, as its users have it: by its command, and in a program of their own."""
 
 from __future__ import annotations
 
 import base64
 import json
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.crash_test.results import Stage
-from harness.crash_test.settings import SOURCES
+from harness.crash_test.settings import SOURCES, THREADS_SOURCE
 from harness.crash_test.targets import Inputs, UnreadableError
 from harness.decoder import NotAStoreError, decode
 from harness.oracle import Entry, FlushMode
@@ -48,7 +50,7 @@ REQUESTS = {
 class KifaTarget:
     """``kifa daemon``, ``kifa query`` and the second decoder."""
 
-    sources = SOURCES
+    sources: Sequence[str] = SOURCES
     requests = REQUESTS
     reader_codes = (0, DAMAGED)
     end_code = 143
@@ -108,6 +110,30 @@ class KifaTarget:
         except (NotAStoreError, OSError) as error:
             raise UnreadableError(str(error)) from None
         return [Entry(entry.lsn, entry.data, entry.timestamp_ms) for entry in decoded.entries]
+
+
+class EmbeddedKifaTarget(KifaTarget):
+    """A program that has Kifa in it, with a thread for each connection; it tells what ``append`` has accepted."""
+
+    sources = (THREADS_SOURCE,)
+
+    def __init__(
+        self, name: str, kifa_bin: str, flush_mode: FlushMode, policy: str = "log"
+    ) -> None:
+        super().__init__(name, kifa_bin, flush_mode)
+        self._policy = policy
+
+    def command(self, store: Path, inputs: Inputs) -> list[str]:
+        assert inputs.unix is not None
+        program = [sys.executable, "-m", "harness.crash_test.programs.embedding"]
+        return [*program, str(store), str(inputs.unix), self._flush_mode, self._policy]
+
+
+class HoardingKifaTarget(EmbeddedKifaTarget):
+    """The same, and it says that lines are accepted some time before it appends them."""
+
+    def __init__(self, name: str, kifa_bin: str, flush_mode: FlushMode) -> None:
+        super().__init__(name, kifa_bin, flush_mode, "hoard")
 
 
 class TamperedKifaTarget(KifaTarget):

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from harness.crash_test.settings import Settings
+from harness.crash_test.settings import EMBEDDED_TARGET, HOARDING_TARGET, Settings
 from harness.crash_test.targets import Target
-from harness.crash_test.targets.kifa import DroppingKifaTarget, KifaTarget, TamperedKifaTarget
+from harness.crash_test.targets.kifa import (
+    DroppingKifaTarget,
+    EmbeddedKifaTarget,
+    HoardingKifaTarget,
+    KifaTarget,
+    TamperedKifaTarget,
+)
 from harness.crash_test.targets.programs import PlainFileTarget, SqliteTarget
 
 
@@ -24,6 +30,7 @@ def _kifa(kind: type[KifaTarget]) -> Callable[[str, Settings], Target]:
 
 TARGETS: Mapping[str, Callable[[str, Settings], Target]] = {
     "kifa": _kifa(KifaTarget),
+    EMBEDDED_TARGET: _kifa(EmbeddedKifaTarget),
     "sqlite": _sqlite("FULL"),
     "sqlite-off": _sqlite("OFF"),
     "plain-file": _plain("no-fsync"),
@@ -36,6 +43,7 @@ TARGETS: Mapping[str, Callable[[str, Settings], Target]] = {
     "lock-file": _plain("lock-file"),
     "silent": _plain("silent"),
     "kifa-tampered": _kifa(TamperedKifaTarget),
+    HOARDING_TARGET: _kifa(HoardingKifaTarget),
     "kifa-dropping-decoder": _kifa(DroppingKifaTarget),
 }
 """The second half are broken, each in its own way: they prove that the test can fail."""
