@@ -51,7 +51,7 @@ def test_what_fails_beside_fails_the_table_and_leaves_nothing(tmp_path: Path) ->
     batches = batches_of(numbered([b"x"] * 10))
     with pytest.raises(ValueError, match="not ascending"):
         write_table(tmp_path, STORE_ID, batches, TableMetadata(), beside=batches)
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         write_table(tmp_path, STORE_ID, batches, TableMetadata(), beside=[None])  # type: ignore[list-item]
     assert not list(tmp_path.iterdir())
 
