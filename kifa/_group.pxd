@@ -50,9 +50,7 @@ cdef class GroupCommit(Memtables):
     cdef int fork_generation
     # The segment that the open group goes to.
     cdef int descriptor
-    cdef uint64_t salt
     cdef uint64_t segment_size
-    cdef uint64_t segment_offset
     cdef bint segment_ready
     cdef bint half_full
     cdef size_t needed_size             # of the record that last did not fit

@@ -14,6 +14,9 @@ cdef struct Arena:
     size_t count
     size_t capacity
     uint64_t first_lsn
+    # Where the log ended when it was frozen: salt of the segment, offset in it.
+    uint64_t end_salt
+    uint64_t end_offset
     # Control records, each as type u8, LSN u64, length u32, data.
     uint8_t *controls
     size_t controls_size

@@ -126,6 +126,11 @@ cdef class Memtable:
     def size_bytes(self) -> int:
         return arena_size(self.arena)
 
+    @property
+    def log_end(self) -> tuple:
+        """Where its records end in the log, once it was frozen: (salt of the segment, offset); (0, 0) if not known."""
+        return self.arena.end_salt, self.arena.end_offset
+
     def batch(self):
         """Return all entries as one `EntryBatch` that shares this memtable's memory."""
         cdef EntryBatch batch = EntryBatch.__new__(EntryBatch)

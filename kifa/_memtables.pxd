@@ -16,6 +16,9 @@ cdef class Memtables:
     cdef pthread_cond_t background_work
     cdef uint64_t next_lsn
     cdef uint64_t durable
+    # The segment that groups go to, and where the next one begins.
+    cdef uint64_t salt
+    cdef uint64_t segment_offset
     cdef size_t memtable_threshold
     cdef Arena *active
     cdef Arena *frozen[MAX_FROZEN]

@@ -83,6 +83,8 @@ cdef class Memtables:
             fresh = arena_new()
         if fresh == NULL:
             return
+        self.active.end_salt = self.salt
+        self.active.end_offset = self.segment_offset
         self.frozen[self.frozen_count] = self.active
         self.frozen_count += 1
         self.active = fresh

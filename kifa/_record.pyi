@@ -20,6 +20,7 @@ class BrokenGroup:
     areas: list[tuple[int, int]]
 
 class Survey:
+    start: int
     extents: list[Extent]
     broken: list[BrokenGroup]
     last_group: Extent | None
@@ -28,7 +29,9 @@ class Survey:
 
 class SegmentScanner:
     def __init__(self, descriptor: int, salt: int, size_bytes: int) -> None: ...
-    def survey(self, thorough: bool = False) -> Survey: ...
+    def survey(
+        self, thorough: bool = False, start: int = ..., after_lsn: int = 0
+    ) -> Survey: ...
     def advance(self, size_bytes: int) -> tuple[list[Extent], bool]: ...
     def read(self, extent: Extent) -> EntryBatch | None: ...
     def read_controls(

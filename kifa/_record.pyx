@@ -68,6 +68,7 @@ cdef class BrokenGroup:
 cdef class Survey:
     """What a walk over a segment found, in the order of the file."""
 
+    cdef readonly uint64_t start  # where the walk began
     cdef readonly list extents  # of complete groups
     cdef readonly list broken
     cdef readonly Extent last_group  # also the last of `extents`; None if it is broken or there is none
@@ -77,6 +78,7 @@ cdef class Survey:
     def __cinit__(self):
         self.extents = []
         self.broken = []
+        self.start = SEGMENT_DATA_OFFSET
         self.end = SEGMENT_DATA_OFFSET
 
 
@@ -277,26 +279,39 @@ cdef class SegmentScanner:
             if self.run.end - self.run.start >= EXTENT_TARGET_SIZE:
                 return WALK_MORE
 
-    def survey(self, bint thorough=False):
-        """Walk the whole segment and return its `Survey`.
+    def survey(self, bint thorough=False, uint64_t start=SEGMENT_DATA_OFFSET, uint64_t after_lsn=0):
+        """Walk the segment and return its `Survey`.
 
         With ``thorough``, what is left of a last group whose first record is lost is looked for, byte by byte. It does
-        not count; a reader need not know of it.
+        not count; a reader need not know of it. With ``start``, begin there, if a group does that follows
+        ``after_lsn``: it proves that all before it was durable.
 
         Raises:
             OSError: the file cannot be read.
         """
         self.have_window()
         try:
+            self.position = SEGMENT_DATA_OFFSET
+            if start > SEGMENT_DATA_OFFSET and self.follows(start, after_lsn):
+                self.position = start
             return self.walk(thorough)
         finally:  # a reader may have many segments open
             free(self.window)
             self.window = NULL
 
+    cdef bint follows(self, uint64_t offset, uint64_t lsn) except -1:
+        # Whether a group starts at `offset`, with what comes directly behind the entry `lsn`.
+        cdef Record record
+        cdef bint failed = False
+        cdef bint found = offset < self.size and self.parse_at(offset, &record, &failed) == RECORD_VALID
+        if failed:
+            raise OSError(errno, os.strerror(errno))
+        return found and record.flags & FLAG_GROUP_START and record.lsn == lsn + (record.type == TYPE_ENTRY)
+
     cdef Survey walk(self, bint thorough):
         cdef WalkState state
         cdef Survey found = Survey.__new__(Survey)
-        self.position = SEGMENT_DATA_OFFSET
+        found.start = self.position
         self.last_group.entries = self.last_group.controls = 0
         while True:
             with nogil:

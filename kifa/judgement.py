@@ -22,6 +22,7 @@ from kifa.segments import (
     DATA_OFFSET,
     DEFAULT_SEGMENT_SIZE_BYTES,
     RECORD_OVERHEAD,
+    LogPosition,
     SegmentChanged,
     SegmentFile,
     list_segments,
@@ -43,12 +44,16 @@ class SegmentView:
         self.found: Survey | Exception | None = None  # what a walk that was done ahead ended with
         self.last_group: Extent | None = None  # if it is complete
         self.judge_later: Callable[[], None] | None = None
+        self.start: LogPosition | None = None  # what is before it is not wanted
 
     def walk(self, thorough: bool) -> None:
         """Do what takes time in judging it; what that ends with is taken by the judgement."""
         assert self.scanner is not None
         try:
-            self.found = self.scanner.survey(thorough)
+            if self.start is None:
+                self.found = self.scanner.survey(thorough)
+            else:
+                self.found = self.scanner.survey(thorough, self.start.offset, self.start.lsn)
         except Exception as error:  # told by the judgement
             self.found = error
 
@@ -184,6 +189,7 @@ def survey_log(
     known_sizes: Mapping[str, int] | None = None,
     lazily: bool = False,
     thorough: bool = False,
+    start: LogPosition | None = None,
 ) -> LogSurvey:
     """Read and judge the WAL of ``store``.
 
@@ -196,6 +202,8 @@ def survey_log(
         lazily: judge only the newest segment; each of the others when it is read, and then its damage is known. The
             writer had left it before the next one had its name, so nothing in it depends on what follows.
         thorough: look for a torn tail also where its first record is lost.
+        start: where to begin in the segment that has this salt; what is before it is not read, and no damage of it
+            known. Tables have every LSN up to that of this position.
 
     Raises:
         FileNotFoundError, SegmentChanged: a segment was recycled meanwhile; call again.
@@ -223,6 +231,10 @@ def survey_log(
             judges.append(judge)
             if view.file.header is not None and view.file.header.store_id == store_id:
                 view.scanner = view.file.scanner()
+                if start is not None and view.file.header.salt == start.salt:
+                    view.start = start
+                    # No more than is asked for: readahead would fetch eight times as much before it gives the first.
+                    os.posix_fadvise(view.file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         _walk_side_by_side([view for view in log.views if view.scanner is not None], thorough)
         for judge in judges:
             judge()
@@ -369,8 +381,9 @@ def _name_missing(
         if torn != group.start or not group.is_last
         for area in group.areas
     ]
-    expected = view.file.first_lsn
-    position = DATA_OFFSET
+    expected, position = view.file.first_lsn, survey.start
+    if position > DATA_OFFSET and view.start is not None:
+        expected = view.start.lsn + 1
     for extent in view.extents:
         explained = [area for area in areas if position <= area[0] < extent.start]
         behind = extent.first_lsn if extent.entries else extent.last_lsn + 1

@@ -13,6 +13,7 @@ from kifa._crc32c import crc32c
 from kifa._typing import Any, NamedTuple
 from kifa.errors import Damage
 from kifa.fs import replace_durably
+from kifa.segments import LogPosition
 from kifa.sstable_format import TABLE_DIRECTORY
 
 MANIFEST_NAME = "manifest"
@@ -58,7 +59,11 @@ class Unmended(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The body of a manifest. ``sources`` maps a source's key to its latest checkpoint."""
+    """The body of a manifest.
+
+    ``sources`` maps a source's key to its latest checkpoint; ``checkpoint_end`` is where in the log the entries end that
+    are in tables, if that is known.
+    """
 
     store_id: bytes
     generation: int
@@ -68,6 +73,7 @@ class Manifest(NamedTuple):
     sources: dict[str, Any]
     damage: tuple[Damage, ...]
     unmended: tuple[Unmended, ...] = ()
+    checkpoint_end: LogPosition | None = None
 
     def segment_sizes(self) -> dict[str, int]:
         """Return the size in bytes that each segment should have, by name."""
@@ -84,6 +90,7 @@ class Manifest(NamedTuple):
             "sources": self.sources,
             "damage": [damage._asdict() for damage in self.damage],
             "unmended": [table._asdict() for table in self.unmended],
+            "checkpoint_end": self.checkpoint_end and self.checkpoint_end._asdict(),
         }
         # escapes keep file names that are not UTF-8 (lone surrogates in Python) within valid UTF-8
         body = json.dumps(fields, separators=(",", ":")).encode()
@@ -106,6 +113,7 @@ class Manifest(NamedTuple):
         ):
             return None
         fields = json.loads(body)
+        end = fields.get("checkpoint_end")
         return cls(
             bytes.fromhex(fields["store_id"]),
             fields["generation"],
@@ -118,6 +126,7 @@ class Manifest(NamedTuple):
                 Unmended(table["name"], tuple(map(tuple, table["lost"])), table["reason"])
                 for table in fields.get("unmended", ())
             ),
+            LogPosition(**end) if end else None,
         )
 
 

@@ -37,6 +37,7 @@ from kifa.segments import (
     DATA_OFFSET,
     RECORD_OVERHEAD,
     WAL_DIRECTORY,
+    LogPosition,
 )
 from kifa.sstable import ForeignTableError, Table
 from kifa.sstable_format import (
@@ -75,6 +76,7 @@ class Recovered:
     def __init__(self, store_id: bytes) -> None:
         self.store_id = store_id
         self.generation = 0
+        self.checkpoint_end: LogPosition | None = None
         self.next_lsn = 1
         self.tables: list[TableInfo] = []
         self.damaged_tables: set[str] = set()
@@ -109,6 +111,7 @@ def recover(store: Path, memtable_threshold_bytes: int) -> Recovered:
         state.damage.append(damage)
     if manifest is not None:
         state.generation = manifest.generation
+        state.checkpoint_end = manifest.checkpoint_end
         state.damage.extend(manifest.damage)
     _recover_tables(store, state, manifest)
     _recover_log(store, state, manifest, memtable_threshold_bytes)
@@ -210,12 +213,14 @@ def _recover_log(
     holes = list(_holes(state.tables))
     checkpoint = state.checkpoint_lsn
     above = min(checkpoint, holes[0][0] - 1) if holes else checkpoint
+    end = state.checkpoint_end
     with survey_log(
         store,
         above_lsn=above,
         sync_newest=False,  # all of them are, below
         store_id=state.store_id,
         known_sizes=manifest.segment_sizes() if manifest else None,
+        start=end if end is not None and end.lsn <= above else None,
     ) as survey:
         for view in survey.views:
             # After a process crash these bytes may be in the page cache only, and we build on them.

@@ -83,6 +83,14 @@ class SegmentHeader(NamedTuple):
         return cls(*fields[3:-1], flush_mode=FLUSH_MODES[flush_mode])  # type: ignore[misc]
 
 
+class LogPosition(NamedTuple):
+    """An offset in the segment that has this salt, before which it has nothing above ``lsn``, and behind which all."""
+
+    lsn: int
+    salt: int
+    offset: int
+
+
 def segment_name(first_lsn: int) -> str:
     """Return the file name of the segment that starts with ``first_lsn``."""
     return f"{first_lsn:016x}{SEGMENT_SUFFIX}"

@@ -28,6 +28,7 @@ from kifa.memtable_writer import write_memtables
 from kifa.mending import SegmentSource, Waiting, lost_ranges, mend_table
 from kifa.recovery import Recovered
 from kifa.segment_pool import SegmentPool
+from kifa.segments import LogPosition
 from kifa.sstable import ForeignTableError, Table
 from kifa.sstable_format import TABLE_DIRECTORY, TableInfo, parse_table_name
 from kifa.sstable_writer import concatenate_tables
@@ -65,6 +66,7 @@ class TableSet:
         self._state_lock = threading.Lock()
         self._compaction_lock = threading.Lock()
         self._published_segments: tuple[ManifestSegment, ...] = ()
+        self._checkpoint_end = recovered.checkpoint_end
 
     @property
     def checkpoint_lsn(self) -> int:
@@ -82,11 +84,21 @@ class TableSet:
             self._directory, self._store_id, memtables, self._unrecorded_damage
         )
         self._sources |= metadata.sources
-        self.publish(added=[info])
+        salt, offset = memtables[-1].log_end
+        end = LogPosition(info.max_lsn, salt, offset) if salt else None
+        self.publish(added=[info], checkpoint_end=end)
         self._unrecorded_damage = []
 
-    def publish(self, added: Iterable[TableInfo] = (), removed: Iterable[TableInfo] = ()) -> None:
+    def publish(
+        self,
+        added: Iterable[TableInfo] = (),
+        removed: Iterable[TableInfo] = (),
+        checkpoint_end: LogPosition | None = None,
+    ) -> None:
         """Change the set of tables and make it durable.
+
+        Args:
+            checkpoint_end: where in the log the entries end that are in tables now, if that has changed.
 
         Raises:
             OSError: the manifest could not be replaced.
@@ -105,10 +117,12 @@ class TableSet:
                 dict(self._sources),
                 tuple(self._damage[:MAX_REPORTED_DAMAGE]),
                 self._unmended,
+                checkpoint_end or self._checkpoint_end,
             )
             write_manifest(self._store, manifest)
             self._generation += 1
             self._tables = tables
+            self._checkpoint_end = manifest.checkpoint_end
             self._published_segments = segments
 
     def publish_segments(self) -> None:
