@@ -7,11 +7,12 @@ judges them (docs/FORMAT.md, "Reading a segment"); `SegmentScanner.read` then de
 import os
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_AS_STRING
-from libc.errno cimport EINTR, errno
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EINTR, EIO, errno
+from libc cimport errno as c_errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memmove
+from libc.string cimport memcpy, memmove
 
 from kifa._batch cimport EntryBatch
 from kifa._layout cimport (
@@ -20,7 +21,7 @@ from kifa._layout cimport (
 )
 from kifa._record cimport (
     RECORD_DAMAGED, RECORD_INCOMPLETE, RECORD_INVALID, RECORD_VALID, Record, RecordState, frame_record,
-    header_is_valid, parse_record, seal_header,
+    header_is_valid, load_u32, load_u64, parse_record, seal_header,
 )
 
 cdef extern from "<unistd.h>" nogil:
@@ -155,8 +156,15 @@ cdef class SegmentScanner:
     cdef uint64_t window_start
     cdef size_t window_size
     cdef size_t read_size       # how much is read at once
+    cdef object chunks          # what somebody reads ahead, in order, or None
+    cdef const uint8_t[::1] chunk
+    cdef size_t chunk_used
+    cdef uint64_t chunks_offset # where what is left of `chunks` belongs
+    cdef bint keeps             # the run that is being walked, for `read_walked`
     cdef Run last_group
     cdef Run run
+    cdef readonly Survey found  # by the walk that goes on
+    cdef bint ended
 
     def __cinit__(self, int descriptor, uint64_t salt, uint64_t size_bytes):
         self.descriptor = descriptor
@@ -178,32 +186,68 @@ cdef class SegmentScanner:
 
     cdef const uint8_t *at(self, uint64_t offset, size_t wanted, size_t *available) noexcept nogil:
         # Bytes of the file at `offset`: at least `wanted` where the file has them. NULL on an error (errno).
-        cdef size_t have = 0
-        cdef size_t fill = max(wanted, self.read_size)
+        cdef uint64_t end = self.window_start + self.window_size
+        cdef size_t have = <size_t>(end - offset) if self.window_start <= offset < end else 0
+        cdef size_t fill = wanted if self.chunks is not None else max(wanted, self.read_size)
+        cdef uint64_t kept = offset
         cdef ssize_t got
-        if self.window_start <= offset < self.window_start + self.window_size:
-            have = <size_t>(self.window_start + self.window_size - offset)
         if have < wanted and offset + have < self.size:
+            if self.keeps and self.run_start() >= self.window_start and offset <= end:
+                kept = min(offset, self.run_start())  # for `read_walked`
+                if offset + wanted - kept > WINDOW_SIZE:
+                    kept = offset
+            have = <size_t>(end - kept) if self.window_start <= kept < end else 0
             if have:
-                memmove(self.window, self.window + (offset - self.window_start), have)
-            self.window_start = offset
+                memmove(self.window, self.window + (kept - self.window_start), have)
+            self.window_start = kept
             self.window_size = have
-            while self.window_size < fill and offset + self.window_size < self.size:
-                got = pread(
-                    self.descriptor, self.window + self.window_size,
-                    min(fill - self.window_size, self.size - offset - self.window_size),
-                    <long>(offset + self.window_size),
+            fill = min(fill + <size_t>(offset - kept), <size_t>WINDOW_SIZE)
+            while self.window_size < fill and kept + self.window_size < self.size:
+                got = self.read_on(
+                    self.window + self.window_size,
+                    min((<size_t>WINDOW_SIZE if self.chunks is not None else fill) - self.window_size,
+                        self.size - kept - self.window_size),
+                    kept + self.window_size,
                 )
                 if got < 0:
                     if errno == EINTR:
                         continue
                     return NULL
                 if got == 0:
-                    self.size = offset + self.window_size
+                    self.size = kept + self.window_size
                 self.window_size += <size_t>got
-            have = self.window_size
+            have = <size_t>(kept + self.window_size - offset) if kept + self.window_size > offset else 0
         available[0] = have
         return self.window + (offset - self.window_start)
+
+    cdef uint64_t run_start(self) noexcept nogil:
+        return self.run.start if self.run.entries or self.run.controls else self.position
+
+    cdef ssize_t read_on(self, uint8_t *out, size_t size, uint64_t offset) noexcept nogil:
+        # As pread, which it is where nobody reads ahead what is wanted.
+        if self.chunks is not None:
+            if offset == self.chunks_offset:
+                return self.next_of_chunks(out, size)
+            with gil:
+                self.chunks = None  # damage: it is read here and there
+        return pread(self.descriptor, out, size, <long>offset)
+
+    cdef ssize_t next_of_chunks(self, uint8_t *out, size_t size) noexcept with gil:
+        try:
+            if self.chunk is None or self.chunk_used == <size_t>self.chunk.shape[0]:
+                self.chunk = next(self.chunks, None)
+                self.chunk_used = 0
+            if self.chunk is None or self.chunk.shape[0] == 0:
+                return 0
+        except OSError as error:
+            self.chunks = None
+            c_errno.errno = error.errno or EIO
+            return -1
+        size = min(size, <size_t>self.chunk.shape[0] - self.chunk_used)
+        memcpy(out, &self.chunk[self.chunk_used], size)
+        self.chunk_used += size
+        self.chunks_offset += size
+        return <ssize_t>size
 
     cdef RecordState parse_at(self, uint64_t offset, Record *record, bint *failed) noexcept nogil:
         cdef size_t available
@@ -279,25 +323,63 @@ cdef class SegmentScanner:
             if self.run.end - self.run.start >= EXTENT_TARGET_SIZE:
                 return WALK_MORE
 
-    def survey(self, bint thorough=False, uint64_t start=SEGMENT_DATA_OFFSET, uint64_t after_lsn=0):
-        """Walk the segment and return its `Survey`.
+    def survey(self, bint thorough=False):
+        """Walk the whole segment and return its `Survey`.
 
         With ``thorough``, what is left of a last group whose first record is lost is looked for, byte by byte. It does
-        not count; a reader need not know of it. With ``start``, begin there, if a group does that follows
-        ``after_lsn``: it proves that all before it was durable.
+        not count; a reader need not know of it.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        self.begin()
+        while self.next_extent(thorough) is not None:
+            pass
+        return self.found
+
+    def begin(self, uint64_t start=SEGMENT_DATA_OFFSET, uint64_t after_lsn=0, chunks=None):
+        """Begin a walk that `next_extent` does; ``found`` is what it has found so far.
+
+        Args:
+            start: begin there, if a group does that follows ``after_lsn``: it proves that all before it was durable.
+            chunks: an iterator over what the file has from ``start`` on, for whoever reads it ahead.
 
         Raises:
             OSError: the file cannot be read.
         """
         self.have_window()
-        try:
+        self.ended = False
+        self.found = Survey.__new__(Survey)
+        self.last_group.entries = self.last_group.controls = 0
+        self.run.entries = self.run.controls = 0
+        self.chunks, self.chunk, self.chunks_offset = chunks, None, start
+        self.position = start
+        if start > SEGMENT_DATA_OFFSET and not self.follows(start, after_lsn):
             self.position = SEGMENT_DATA_OFFSET
-            if start > SEGMENT_DATA_OFFSET and self.follows(start, after_lsn):
-                self.position = start
-            return self.walk(thorough)
+        self.found.start = self.position
+
+    def next_extent(self, bint thorough=False):
+        """Walk on to the end of the next extent of complete groups and return it; None at the end of the walk.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        cdef Py_ssize_t known = len(self.found.extents)
+        try:
+            while not self.ended:
+                self.step(thorough)
+                if len(self.found.extents) > known:
+                    return self.found.extents[known]
+        except BaseException:
+            self.ended = True
+            raise
         finally:  # a reader may have many segments open
-            free(self.window)
-            self.window = NULL
+            if self.ended and len(self.found.extents) == known:
+                self.chunks = self.chunk = None
+                free(self.window)
+                self.window = NULL
+                self.window_size = 0
+        return None
 
     cdef bint follows(self, uint64_t offset, uint64_t lsn) except -1:
         # Whether a group starts at `offset`, with what comes directly behind the entry `lsn`.
@@ -308,36 +390,34 @@ cdef class SegmentScanner:
             raise OSError(errno, os.strerror(errno))
         return found and record.flags & FLAG_GROUP_START and record.lsn == lsn + (record.type == TYPE_ENTRY)
 
-    cdef Survey walk(self, bint thorough):
+    cdef int step(self, bint thorough) except -1:
+        # Adds to `found`, perhaps an extent.
         cdef WalkState state
-        cdef Survey found = Survey.__new__(Survey)
-        found.start = self.position
-        self.last_group.entries = self.last_group.controls = 0
-        while True:
-            with nogil:
-                state = self.walk_complete()
-            if state == WALK_FAILED:
-                raise OSError(errno, os.strerror(errno))
-            if self.run.entries or self.run.controls:
-                found.extents.append(extent_of(&self.run))
-                found.last_group = extent_of(&self.last_group)
-                if state == WALK_MORE:
-                    continue
-            if state == WALK_CLOSED:
-                found.closed = True
-                break
-            if state == WALK_STOPPED:
-                # A group may fill the segment to its last byte.
-                group = self.walk_broken(thorough) if self.position < self.size else None
-                if group is None:
-                    break
-                found.broken.append(group)
+        self.keeps = self.chunks is not None
+        with nogil:
+            state = self.walk_complete()
+        self.keeps = False
+        if state == WALK_FAILED:
+            raise OSError(errno, os.strerror(errno))
+        if self.run.entries or self.run.controls:
+            self.found.extents.append(extent_of(&self.run))
+            self.found.last_group = extent_of(&self.last_group)
+        if state == WALK_CLOSED:
+            self.found.closed = self.ended = True
+        elif state == WALK_STOPPED:
+            # A group may fill the segment to its last byte.
+            group = self.walk_broken(thorough) if self.position < self.size else None
+            if group is None:
+                self.ended = True
+            else:
+                self.found.broken.append(group)
                 if group.is_last:
-                    found.last_group = None
-                    break
-                self.position = group.end
-        found.end = self.position
-        return found
+                    self.found.last_group = None
+                    self.ended = True
+                else:
+                    self.position = group.end
+        self.found.end = self.position
+        return 0
 
     def advance(self, uint64_t size_bytes):
         """Walk on from where the last walk ended, in a segment that is still being written.
@@ -380,11 +460,16 @@ cdef class SegmentScanner:
     cdef BrokenGroup walk_broken(self, bint thorough):
         # The group at `position`, which is not complete, or None where there is nothing at all.
         cdef Record record
-        cdef RecordState state
         cdef bint failed = False
         cdef uint64_t offset = self.position
+        cdef RecordState state = self.parse_at(offset, &record, &failed)  # while the window has it
+        cdef bint may_be_nothing = state != RECORD_VALID and state != RECORD_DAMAGED and not thorough
+        if failed:
+            raise OSError(errno, os.strerror(errno))
         cdef uint64_t following = self.find(offset + BLOCK_SIZE, self.size, BLOCK_SIZE, FLAG_GROUP_START)
         cdef uint64_t limit = following if following else min(self.size, offset + GROUP_REACH)
+        if may_be_nothing and following == 0:
+            return None
         cdef uint64_t area_end
         cdef Run run
         cdef BrokenGroup group = BrokenGroup.__new__(BrokenGroup)
@@ -408,8 +493,6 @@ cdef class SegmentScanner:
             elif state == RECORD_DAMAGED and offset + RECORD_OVERHEAD + record.length <= limit:
                 area_end = offset + RECORD_OVERHEAD + record.length
             else:
-                if following == 0 and offset == group.start and not thorough:
-                    return None
                 record.flags = 0
                 area_end = self.find(offset + 1, limit, 1, 0)
                 if area_end == 0:
@@ -463,6 +546,30 @@ cdef class SegmentScanner:
             offset += step
         return 0
 
+    cdef const uint8_t *walked(self, Extent extent, size_t *size) noexcept:
+        # Where in the window the extent is that `next_extent` has just returned; NULL if it is there no more.
+        cdef uint64_t end = min(extent.end, self.window_start + self.window_size)  # behind it are zeros
+        if self.window == NULL or not self.window_start <= extent.start < end:
+            return NULL
+        size[0] = <size_t>(end - extent.start)
+        return self.window + (extent.start - self.window_start)
+
+    def read_walked(self, Extent extent not None):
+        """Return what `read` does for the extent that `next_extent` has just returned; valid until its next call.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        cdef size_t size = 0
+        cdef const uint8_t *base = self.walked(extent, &size)
+        if base == NULL:
+            return self.read(extent)
+        cdef EntryBatch batch = EntryBatch.allocate(extent.entries, base, self)
+        batch.first_lsn = extent.first_lsn
+        with nogil:
+            index_entries(batch, size)
+        return batch
+
     def read(self, Extent extent not None):
         """Decode an `Extent` into an `EntryBatch`; None if the file no longer holds it (it was recycled).
 
@@ -478,8 +585,10 @@ cdef class SegmentScanner:
             decode_entries(batch, size, self.salt)
         return batch if batch.count == extent.entries else None
 
-    def read_controls(self, Extent extent not None, below_lsn=None):
+    def read_controls(self, Extent extent not None, below_lsn=None, bint walked=False):
         """Return the control records of an `Extent` as a list of (type, LSN, timestamp in ms, data).
+
+        With ``walked``, it is the one that `next_extent` has just returned.
 
         With ``below_lsn``, only those of groups whose entries are below it: the rest of the extent was written again in
         the next segment, from that LSN on.
@@ -488,19 +597,22 @@ cdef class SegmentScanner:
         cdef size_t offset = 0
         cdef uint64_t below = 2**64 - 1 if below_lsn is None else below_lsn
         cdef Py_ssize_t in_whole_groups = 0
+        cdef size_t size = 0
+        cdef const uint8_t *base = self.walked(extent, &size) if walked else NULL
         controls = []
         if not extent.controls:
             return controls
-        content = os.pread(self.descriptor, extent.end - extent.start, extent.start)
-        cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(content)
-        cdef size_t size = len(content)
+        if base == NULL:
+            content = os.pread(self.descriptor, extent.end - extent.start, extent.start)
+            base = <const uint8_t *>PyBytes_AS_STRING(content)
+            size = len(content)
         while offset < size and parse_record(base + offset, size - offset, self.salt, &record) == RECORD_VALID:
             if record.flags & FLAG_GROUP_START:
                 in_whole_groups = len(controls)
             if record.lsn >= below:
                 return controls[:in_whole_groups]
             if record.type != TYPE_ENTRY:
-                data = content[offset + RECORD_HEAD_SIZE:offset + RECORD_HEAD_SIZE + record.length]
+                data = PyBytes_FromStringAndSize(<const char *>base + offset + RECORD_HEAD_SIZE, record.length)
                 controls.append((record.type, record.lsn, record.timestamp_ms, data))
             offset += RECORD_OVERHEAD + record.length
             if record.flags & FLAG_GROUP_END:
@@ -523,6 +635,22 @@ cdef void decode_entries(EntryBatch batch, size_t size, uint64_t salt) noexcept 
             batch.count += 1
         offset += RECORD_OVERHEAD + record.length
         if record.flags & FLAG_GROUP_END:
+            offset = round_up_to_block(offset)
+
+
+cdef void index_entries(EntryBatch batch, size_t size) noexcept nogil:
+    # As `decode_entries`, of records that the walk has just found valid.
+    cdef const uint8_t *record
+    cdef size_t offset = 0
+    while offset < size and batch.count < batch.capacity:
+        record = batch.base + offset
+        if record[5] == TYPE_ENTRY:
+            batch.offsets[batch.count] = <uint32_t>(offset + RECORD_HEAD_SIZE)
+            batch.lengths[batch.count] = load_u32(record)
+            batch.timestamps[batch.count] = load_u64(record + 20)
+            batch.count += 1
+        offset += RECORD_OVERHEAD + load_u32(record)
+        if record[4] & FLAG_GROUP_END:
             offset = round_up_to_block(offset)
 
 

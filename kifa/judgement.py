@@ -18,6 +18,7 @@ from kifa._batch import EntryBatch
 from kifa._record import BrokenGroup, Extent, SegmentScanner, Survey
 from kifa._typing import Self
 from kifa.errors import Damage
+from kifa.read_ahead import read_chunks
 from kifa.segments import (
     DATA_OFFSET,
     DEFAULT_SEGMENT_SIZE_BYTES,
@@ -50,10 +51,7 @@ class SegmentView:
         """Do what takes time in judging it; what that ends with is taken by the judgement."""
         assert self.scanner is not None
         try:
-            if self.start is None:
-                self.found = self.scanner.survey(thorough)
-            else:
-                self.found = self.scanner.survey(thorough, self.start.offset, self.start.lsn)
+            self.found = self.scanner.survey(thorough)
         except Exception as error:  # told by the judgement
             self.found = error
 
@@ -70,6 +68,33 @@ class SegmentView:
             raise found
         assert found is not None
         return found
+
+    def read_through(self, ahead: bool) -> Iterator[tuple[Extent, bool]]:
+        """Judge it, if that was left for later, and yield ``extents`` and whether they were just walked.
+
+        What comes before the first damage counts whatever follows, so it is given away while the walk goes on: a large
+        segment is read once.
+
+        Raises:
+            as `judge`.
+        """
+        taken = 0
+        scanner = self.scanner
+        if self.judge_later is not None and scanner is not None:
+            offset, lsn = (self.start.offset, self.start.lsn) if self.start else (DATA_OFFSET, 0)
+            scanner.begin(
+                offset,
+                lsn,
+                read_chunks(self.file.path, offset, self.file.readable_bytes, ahead=ahead),
+            )
+            while (extent := scanner.next_extent()) is not None:
+                counts = self.below_lsn is None or extent.first_lsn < self.below_lsn
+                if counts and not scanner.found.broken:
+                    taken = extent.end
+                    yield extent, True
+            self.found = scanner.found
+        self.judge()
+        yield from ((extent, False) for extent in self.extents if extent.start >= taken)
 
     def judge(self) -> list[Damage]:
         """Read and judge it now, if that was left for later; return its damage.
@@ -96,14 +121,14 @@ class SegmentView:
         last = max(last, self.file.first_lsn - 1)
         return last if self.below_lsn is None else min(last, self.below_lsn - 1)
 
-    def read(self, extent: Extent) -> EntryBatch:
-        """Decode one of ``extents``.
+    def read(self, extent: Extent, walked: bool = False) -> EntryBatch:
+        """Decode one of ``extents``; what was just ``walked`` is valid until the next one is asked for.
 
         Raises:
             SegmentChanged: the segment was recycled meanwhile.
         """
         assert self.scanner is not None
-        batch = self.scanner.read(extent)
+        batch = self.scanner.read_walked(extent) if walked else self.scanner.read(extent)
         if batch is None:
             raise SegmentChanged(self.file.name)
         return batch if self.below_lsn is None else batch.within(0, self.below_lsn - 1)
@@ -135,10 +160,14 @@ class SegmentView:
         for extent in self.extents:
             yield from self.controls_in(extent)
 
-    def controls_in(self, extent: Extent) -> list[tuple[int, int, int, bytes]]:
+    def controls_in(
+        self, extent: Extent, walked: bool = False
+    ) -> list[tuple[int, int, int, bytes]]:
         """Return the control records of one of ``extents`` that count, as `controls` does."""
         assert self.scanner is not None
-        return self.scanner.read_controls(extent, self.below_lsn) if extent.controls else []
+        if not extent.controls:
+            return []
+        return self.scanner.read_controls(extent, self.below_lsn, walked)
 
 
 class LogSurvey:
@@ -151,6 +180,25 @@ class LogSurvey:
         self.closed = False
         # LSNs behind `end_lsn` that a truncated or unreadable last segment may have held
         self.end_may_be_lost = 0
+
+    def judge(self) -> None:
+        """Judge what `survey_log` has left for later. Raises as `SegmentView.judge`."""
+        for view in self.views:
+            view.judge()
+
+    def read_through(self, ahead: bool) -> Iterator[tuple[SegmentView, Extent, bool]]:
+        """Yield what counts, in LSN order, and whether it was just walked. When this ends, the WAL is judged.
+
+        Args:
+            ahead: read in a thread of its own.
+
+        Raises:
+            as `SegmentView.judge`.
+        """
+        for view in self.views:
+            for extent, walked in view.read_through(ahead):
+                yield view, extent, walked
+        self.damage = [damage for view in self.views for damage in view.damage]
 
     @property
     def end_lsn(self) -> int:
@@ -188,6 +236,7 @@ def survey_log(
     store_id: bytes | None = None,
     known_sizes: Mapping[str, int] | None = None,
     lazily: bool = False,
+    later: bool = False,
     thorough: bool = False,
     start: LogPosition | None = None,
 ) -> LogSurvey:
@@ -201,9 +250,10 @@ def survey_log(
             whose header is lost with its end.
         lazily: judge only the newest segment; each of the others when it is read, and then its damage is known. The
             writer had left it before the next one had its name, so nothing in it depends on what follows.
+        later: judge nothing and sync nothing; `LogSurvey.read_through` does the one, the caller the other.
         thorough: look for a torn tail also where its first record is lost.
-        start: where to begin in the segment that has this salt; what is before it is not read, and no damage of it
-            known. Tables have every LSN up to that of this position.
+        start: with ``later``: where to begin in the segment that has this salt; what is before it is not read, and no
+            damage of it known. Tables have every LSN up to that of this position.
 
     Raises:
         FileNotFoundError, SegmentChanged: a segment was recycled meanwhile; call again.
@@ -228,13 +278,16 @@ def survey_log(
             if lazily and following is not None:
                 view.judge_later = judge
                 continue
-            judges.append(judge)
             if view.file.header is not None and view.file.header.store_id == store_id:
                 view.scanner = view.file.scanner()
                 if start is not None and view.file.header.salt == start.salt:
                     view.start = start
-                    # No more than is asked for: readahead would fetch eight times as much before it gives the first.
-                    os.posix_fadvise(view.file.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+            if later:
+                view.judge_later = judge
+            else:
+                judges.append(judge)
+        if later:
+            return log
         _walk_side_by_side([view for view in log.views if view.scanner is not None], thorough)
         for judge in judges:
             judge()

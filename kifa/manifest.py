@@ -61,8 +61,8 @@ class Unmended(NamedTuple):
 class Manifest(NamedTuple):
     """The body of a manifest.
 
-    ``sources`` maps a source's key to its latest checkpoint; ``checkpoint_end`` is where in the log the entries end that
-    are in tables, if that is known.
+    ``sources`` maps a source's key to its latest checkpoint; ``checkpoint_end`` is where in the log the entries end
+    that tables have, if that is known.
     """
 
     store_id: bytes

@@ -19,8 +19,13 @@ CHUNK_ITEMS = 8
 CHUNKS_AHEAD = 2
 
 
-def prefetched(source: Generator[Item, None, None]) -> Generator[Item, None, None]:
+def prefetched(
+    source: Generator[Item, None, None], chunk_items: int = CHUNK_ITEMS
+) -> Generator[Item, None, None]:
     """Yield what ``source`` yields, computed a bounded number of items ahead; its error comes behind them.
+
+    Args:
+        chunk_items: how many are handed over at once; two times as many wait.
 
     Closing the result, or leaving it unfinished, closes ``source``.
     """
@@ -33,11 +38,11 @@ def prefetched(source: Generator[Item, None, None]) -> Generator[Item, None, Non
             while not stop.is_set():
                 chunk: list[Item] = []
                 try:
-                    chunk.extend(islice(source, CHUNK_ITEMS))
+                    chunk.extend(islice(source, chunk_items))
                 finally:  # what came before an error counts
                     if chunk:
                         ready.put(chunk)
-                if len(chunk) < CHUNK_ITEMS:
+                if len(chunk) < chunk_items:
                     break
             source.close()
         except BaseException as error:

@@ -1,6 +1,6 @@
 """Recovery: what a store holds after whatever happened to it, so that a writer can go on.
 
-    directories synced | temporaries | manifest | tables, which supersede which | WAL, judged and synced | memtables
+    directories synced | temporaries | manifest | tables, which supersede which | WAL synced | judged, into memtables
 
 Power may go at any point: recovery removes only temporaries and superseded tables, writes only complete tables under
 their final names, and everything it reads is still there when it is run again.
@@ -8,7 +8,8 @@ their final names, and everything it reads is still there when it is run again.
 A process may have died between a rename and the sync of its directory. What recovery does next would then build on a
 name that is not there after a power loss: inputs deleted whose joined table is gone, an old segment overwritten that
 was to be a spare. So the directories are synced before anything else. The content of what has a final name was synced
-before it got it; only segments grow under their names, and those are synced after they were read.
+before it got it; only segments grow under their names, and those are synced before they are read (the lock sees to it
+that nothing comes in between).
 
 The manifest is published when the log is open already (`engine.py`): until then it is the one of before, as after a
 rotation that was followed by a power loss.
@@ -53,7 +54,7 @@ log = logging.getLogger(__name__)
 
 # Recovered memtables beyond these are written to tables at once, so that recovery's memory is bounded.
 MAX_RECOVERED_MEMTABLES = 2
-# From this on reading, checking and copying into memory take turns on two threads.
+# From this on a thread reads ahead of what is checked and copied into memory.
 LARGE_LOG_SIZE_BYTES = 64 << 20
 # MAX_FROZEN of the writer (kifa/_group.pxd), and its active one.
 MAX_ADOPTED_MEMTABLES = 5
@@ -213,25 +214,24 @@ def _recover_log(
     holes = list(_holes(state.tables))
     checkpoint = state.checkpoint_lsn
     above = min(checkpoint, holes[0][0] - 1) if holes else checkpoint
-    end = state.checkpoint_end
+    start = state.checkpoint_end
     with survey_log(
         store,
         above_lsn=above,
-        sync_newest=False,  # all of them are, below
         store_id=state.store_id,
         known_sizes=manifest.segment_sizes() if manifest else None,
-        start=end if end is not None and end.lsn <= above else None,
+        later=True,
+        start=start if start is not None and start.lsn <= above else None,
     ) as survey:
         for view in survey.views:
             # After a process crash these bytes may be in the page cache only, and we build on them.
             view.file.sync()
-        _fill_holes(store, state, survey, holes)
-        extents = _read_above(survey, checkpoint)
-        if sum(view.file.size_bytes for view in survey.views) >= LARGE_LOG_SIZE_BYTES:
-            # 3 ms that a start with little to read need not pay
-            from kifa.prefetch import prefetched
-
-            extents = prefetched(extents)
+        if holes:
+            survey.judge()
+            _fill_holes(store, state, survey, holes)
+        to_read = [view.file.size_bytes for view in survey.views if view.judge_later is not None]
+        ahead = sum(to_read) >= LARGE_LOG_SIZE_BYTES
+        extents = _read_above(survey, checkpoint, ahead)
         with closing(extents):
             for batch, controls in extents:
                 if batch is not None:
@@ -288,13 +288,12 @@ def _fill_holes(
 _Read = tuple[EntryBatch | None, list[tuple[int, int, int, bytes]]]
 
 
-def _read_above(survey: LogSurvey, lsn: int) -> Generator[_Read, None, None]:
+def _read_above(survey: LogSurvey, lsn: int, ahead: bool) -> Generator[_Read, None, None]:
     """Yield, extent by extent, the entries above ``lsn`` (None if there are none) and all control records."""
-    for view in survey.views:
-        for extent in view.extents:
-            above = extent.entries and extent.last_lsn > lsn
-            batch = view.read(extent).within(lsn + 1, MAX_U64) if above else None
-            yield batch if batch else None, list(view.controls_in(extent))
+    for view, extent, walked in survey.read_through(ahead):
+        above = extent.entries and extent.last_lsn > lsn
+        batch = view.read(extent, walked).within(lsn + 1, MAX_U64) if above else None
+        yield batch if batch else None, view.controls_in(extent, walked)
 
 
 def _recover_batch(

@@ -116,6 +116,7 @@ class SegmentFile:
         Raises:
             FileNotFoundError: it was recycled since it was listed.
         """
+        self.path = path
         self.name = f"{WAL_DIRECTORY}/{path.name}"
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.file_size_bytes = os.fstat(self.descriptor).st_size
@@ -138,12 +139,15 @@ class SegmentFile:
             return self.header.size_bytes
         return max(self.file_size_bytes, self.known_size_bytes)
 
+    @property
+    def readable_bytes(self) -> int:
+        """How much of that the file has."""
+        return min(self.file_size_bytes, self.size_bytes)
+
     def scanner(self) -> SegmentScanner:
         """Return a scanner of its records. The header must be readable."""
         assert self.header is not None
-        return SegmentScanner(
-            self.descriptor, self.header.salt, min(self.file_size_bytes, self.header.size_bytes)
-        )
+        return SegmentScanner(self.descriptor, self.header.salt, self.readable_bytes)
 
     def unchanged(self) -> bool:
         """Whether the file still is the segment that was opened."""
