@@ -23,5 +23,7 @@ def write_back(int descriptor, int64_t offset, int64_t size, bint wait):
 
     A hint: no promise of durability, and nothing at all where the system has no such call or the file system refuses.
     """
+    if size == 0:
+        return  # to the system it means: up to the end of the file
     with nogil:
         sync_range(descriptor, offset, size, wait)

@@ -23,6 +23,7 @@ from kifa.sstable_format import (
     HEADER_SIZE,
     INDEX_ROW,
     MAX_U64,
+    RUN_SIZE_BYTES,
     BlockHeader,
     Footer,
     IndexRow,
@@ -32,7 +33,6 @@ from kifa.sstable_format import (
     parse_table_name,
 )
 
-READ_SIZE_BYTES = 1 << 20
 LARGE_INDEX_SIZE_BYTES = 1 << 20  # of a table of 1.6 GiB of entries
 
 OnDamage = Callable[[Damage], None]
@@ -344,9 +344,10 @@ class Table:
             DamagedError: a block is damaged.
         """
         index, position = self.index, 0
-        buffer = bytearray(READ_SIZE_BYTES)
+        self._stop_read_ahead()
+        buffer = bytearray(RUN_SIZE_BYTES)
         while position < self.blocks:
-            count, start, size = find_run(index, position, READ_SIZE_BYTES)
+            count, start, size = find_run(index, position, RUN_SIZE_BYTES)
             if size > len(buffer):
                 buffer = bytearray(size)
             run = memoryview(buffer)[:size]
@@ -361,6 +362,13 @@ class Table:
                 raise DamagedError(str(damage), [damage]) from error
             yield run
             os.posix_fadvise(self._descriptor(), start, size, os.POSIX_FADV_DONTNEED)
+
+    def _stop_read_ahead(self) -> None:
+        """Let the system read no more than is asked for: behind its 8 MiB at once a sync of the log waits for ms."""
+        descriptor = self._descriptor()
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        # Who read the header has left a mark in the page behind it, where reading ahead begins for every descriptor.
+        os.posix_fadvise(descriptor, 0, RUN_SIZE_BYTES, os.POSIX_FADV_DONTNEED)
 
     def verify(self, on_progress: Callable[[int], None] | None = None) -> list[Damage]:
         """Read and decode every byte; return all damage. ``on_progress`` is told the bytes of each block read."""

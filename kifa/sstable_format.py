@@ -22,6 +22,9 @@ MAX_U64 = 2**64 - 1
 MAX_CLOCK_STEPS = 64
 STORE_ID_SIZE = 16
 
+# How much of a table is copied at once, about: the log's sync may wait for it in the device's queue.
+RUN_SIZE_BYTES = 160 << 10
+
 CODEC_NONE = 0
 CODEC_ZSTD = 1
 

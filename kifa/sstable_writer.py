@@ -15,6 +15,7 @@ from kifa._writeback import write_back
 from kifa.fs import DurableReplacement
 from kifa.sstable_format import (
     HEADER_SIZE,
+    RUN_SIZE_BYTES,
     STORE_ID_SIZE,
     SUFFIX,
     Footer,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 # zstd level 1 packs transaction JSON 4.5 times at 700 MB/s; higher levels and dictionaries gain nothing.
 COMPRESSION_LEVEL = 1
-WRITE_SIZE_BYTES = 1 << 20
-WRITEBACK_SIZE_BYTES = 4 << 20
+FLUSH_SIZE_BYTES = 1 << 20
+PAGE_SIZE_BYTES = 4096
 
 
 class _TableFile:
@@ -43,7 +44,8 @@ class _TableFile:
         self._file = file
         self._store_id = store_id
         self._keep_cached = keep_cached
-        self._offset = self._written_back = 0
+        self._stretch_size = FLUSH_SIZE_BYTES if keep_cached else RUN_SIZE_BYTES // 2
+        self._offset = self._started = self._written = 0
         self._index = BlockIndex()
         self._append(bytes(HEADER_SIZE))  # written at the end
 
@@ -55,18 +57,25 @@ class _TableFile:
     def _append(self, data: bytes | memoryview) -> None:
         self._file.write([data])
         self._offset += len(data)
-        if self._offset - self._written_back >= WRITEBACK_SIZE_BYTES:
+        if self._offset - self._started >= self._stretch_size:
             self._write_back()
 
     def _write_back(self) -> None:
-        """Wait for the stretch before last and start the last: never more than two stretches dirty."""
-        descriptor, start = self._file.descriptor, self._written_back
-        previous = max(start - WRITEBACK_SIZE_BYTES, 0)
-        write_back(descriptor, previous, start - previous, wait=True)
-        write_back(descriptor, start, self._offset - start, wait=False)
-        if not self._keep_cached:
-            os.posix_fadvise(descriptor, 0, start, os.POSIX_FADV_DONTNEED)
-        self._written_back = self._offset
+        """Have the whole pages that are new written, one stretch at a time.
+
+        A flush compresses the next one meanwhile: under load writers wait for its end. A compaction would read, and
+        both would be in the log's way; nobody waits for it.
+        """
+        descriptor, start = self._file.descriptor, self._started
+        size = self._offset - self._offset % PAGE_SIZE_BYTES - start
+        if self._keep_cached:
+            write_back(descriptor, self._written, start - self._written, wait=True)
+            write_back(descriptor, start, size, wait=False)
+            self._written = start
+        else:
+            write_back(descriptor, start, size, wait=True)
+            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
+        self._started = start + size
 
     def publish(
         self,
@@ -141,7 +150,7 @@ def write_table(
         OSError: nothing but perhaps the complete table is left behind.
     """
     seed = crc32c(store_id)
-    packer = BlockPacker(WRITE_SIZE_BYTES)
+    packer = BlockPacker(FLUSH_SIZE_BYTES)
     with (
         DurableReplacement(directory / f"flush{SUFFIX}") as file,
         _PackedBeside(beside, seed) as rest,
@@ -179,7 +188,7 @@ class _PackedBeside:
     """Packs batches in a thread of its own, which has ended when the context is left."""
 
     def __init__(self, batches: Sequence[EntryBatch], seed: int) -> None:
-        self._packer = BlockPacker(WRITE_SIZE_BYTES) if batches else None
+        self._packer = BlockPacker(FLUSH_SIZE_BYTES) if batches else None
         self._runs: list[bytes] = []
         self._failure: BaseException | None = None
         self._thread = threading.Thread(

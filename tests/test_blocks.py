@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import random
 import struct
 from collections.abc import Sequence
@@ -195,9 +197,9 @@ def test_joined_tables_hold_what_their_inputs_held(
     bounds = [0, *sorted(cuts), len(entries)]
     parts = [entries[a:b] for a, b in itertools.pairwise(bounds) if entries[a:b]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sstable, "READ_SIZE_BYTES", sizes[0])
-        patch.setattr(sstable_writer, "WRITE_SIZE_BYTES", sizes[1])
-        patch.setattr(sstable_writer, "WRITEBACK_SIZE_BYTES", sizes[1])
+        patch.setattr(sstable, "RUN_SIZE_BYTES", sizes[0])
+        patch.setattr(sstable_writer, "RUN_SIZE_BYTES", sizes[1])
+        patch.setattr(sstable_writer, "FLUSH_SIZE_BYTES", sizes[1])
         tables = [Table(directory / make_table(directory, part).name, STORE_ID) for part in parts]
         contents = [b"".join(map(bytes, table.verified_runs())) for table in tables]
         joined = concatenate_tables(directory, tables)
@@ -232,7 +234,7 @@ def test_a_damaged_block_of_a_run_is_named(
     path.write_bytes(content)
     expected = judged_in_python(bytes(content[HEADER_SIZE:]), run.rows)[1]
     with pytest.MonkeyPatch.context() as patch, Table(path, STORE_ID) as table:
-        patch.setattr(sstable, "READ_SIZE_BYTES", size)
+        patch.setattr(sstable, "RUN_SIZE_BYTES", size)
         with pytest.raises(DamagedError) as caught:
             for _ in table.verified_runs():
                 pass
@@ -243,3 +245,26 @@ def test_a_damaged_block_of_a_run_is_named(
         row.last_lsn,
     )
     assert (damage.kind, damage.reason) == ("corruption", expected)
+
+
+def test_a_run_that_is_read_short_is_read_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    preadv = os.preadv
+    monkeypatch.setattr(
+        "kifa.sstable.os.preadv", lambda fd, buffers, at: preadv(fd, [buffers[0][:9]], at)
+    )
+    with Table(run.path, STORE_ID) as table:
+        assert b"".join(map(bytes, table.verified_runs())) == run.blocks
+
+
+def test_a_run_that_cannot_be_read_is_damage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with Table(run.path, STORE_ID) as table:
+        table.require_intact()
+        monkeypatch.setattr("kifa.sstable.os.preadv", fail)
+        monkeypatch.setattr("kifa.sstable.os.pread", fail)
+        with pytest.raises(DamagedError) as caught:
+            next(table.verified_runs())
+    (damage,) = caught.value.damage
+    assert (damage.first_lsn, damage.reason) == (1, "cannot be read: Input/output error")
