@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 
+from kifa._memtables import forget_start
 from kifa.config import Config, parse_address
 from kifa.engine import Log
 from kifa.errors import ExitCode, UsageError
@@ -58,6 +59,7 @@ class _Daemon:
         if self._notifier.watchdog_seconds:
             self._feed_watchdog(store, loop)
         log.info("ready, durable LSN %d", store.durable_lsn)
+        forget_start()
         while self._stop_code is None:
             ingest.run_round()
         self._notifier.send("STOPPING=1")
