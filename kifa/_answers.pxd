@@ -32,7 +32,8 @@ cdef class AnswerQueue:
 cdef class Answers:
     cdef AnswerQueue queue
     cdef readonly object send
-    cdef int descriptor             # of the socket they go to; -1: `send` does it
+    cdef int descriptor             # where they go to; -1: `send` does it
+    cdef bint is_socket
     cdef Pending *pending
     cdef size_t start
     cdef size_t end
@@ -40,6 +41,7 @@ cdef class Answers:
     cdef object refusals
     cdef uint8_t *unsent            # what the socket did not take
     cdef size_t unsent_size
+    cdef bint is_out_of_memory      # and something that was unsent is lost
     cdef bint is_due
     cdef size_t due_index
     cdef bint needs_send
@@ -50,4 +52,5 @@ cdef class Answers:
     cdef bint note(self, uint64_t first_lsn, uint64_t count) noexcept nogil
     cdef size_t format_ready(self, uint64_t durable_lsn, uint8_t *out, size_t size) noexcept nogil
     cdef bint send_ready(self, uint64_t durable_lsn) noexcept nogil
+    cdef ssize_t give(self, const uint8_t *data, size_t size) noexcept nogil
     cdef bytes take_unsent(self)

@@ -1,8 +1,8 @@
 """What senders are to be told, and when: in order, each line once, and never before its sync has returned success.
 
 A source notes what its lines got, LSNs or a refusal; after a sync `AnswerQueue.answer` gives what is ready. Where
-`Answers.send_to` named a socket that happens here, without the interpreter's lock; what needs a decision, a refusal or
-a socket that does not take all, is left to Python.
+`Answers.send_to` named a socket or a pipe that happens here, without the interpreter's lock; what needs a decision, a
+refusal or one that does not take all, is left to Python.
 
 An acknowledgement is made from one thing only, the durable LSN that `answer` is given, which grows when a sync has
 returned success and not otherwise: whatever order the steps around it are in, none can come early, and none comes after a
@@ -22,19 +22,27 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
-from kifa._platform cimport monotonic
+from kifa._platform cimport monotonic, write
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         MSG_DONTWAIT
         MSG_NOSIGNAL
-        SHUT_RDWR
     ssize_t send(int descriptor, const void *data, size_t size, int flags)
-    int shutdown(int descriptor, int how)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLOUT
+    struct pollfd:
+        int fd
+        short events
+    int poll(pollfd *descriptors, unsigned long count, int timeout_ms)
 
 cdef enum:
     MAX_ANSWER_SIZE = 25    # "ACK ", at most 20 digits, line end
     SEND_SIZE = 16 * 1024
+    # A pipe that is writable takes this much without blocking; its flags, shared with others, stay as they are.
+    PIPE_SEND_SIZE = 4096
     MAX_LATENESS = 63
 
 
@@ -100,10 +108,11 @@ cdef class Answers:
             raise MemoryError()
         self.refusals.append(f"ERR {reason}\n".encode())
 
-    def send_to(self, int descriptor):
-        """Send to this socket from now on, not through Python; -1 ends it."""
+    def send_to(self, int descriptor, bint is_socket=True):
+        """Send to this socket, or whatever it is, from now on, not through Python; -1 ends it."""
         assert descriptor < 0 or self.unsent_size == 0, "what is left must be sent first"
         self.descriptor = descriptor
+        self.is_socket = is_socket
         if descriptor < 0:
             self.queue.came_back(self)
 
@@ -126,6 +135,8 @@ cdef class Answers:
         return b"".join(parts)
 
     cdef bytes take_unsent(self):
+        if self.is_out_of_memory:
+            raise MemoryError()
         cdef bytes unsent = (<char *>self.unsent)[:self.unsent_size] if self.unsent_size else b""
         free(self.unsent)
         self.unsent = NULL
@@ -187,20 +198,27 @@ cdef class Answers:
         cdef size_t size
         cdef ssize_t sent
         while self.start != self.end:
-            size = self.format_ready(durable_lsn, buffer, SEND_SIZE)
+            size = self.format_ready(durable_lsn, buffer, SEND_SIZE if self.is_socket else PIPE_SEND_SIZE)
             if size == 0:
                 return self.pending[self.start].count != 0
-            sent = max(send(self.descriptor, buffer, size, MSG_DONTWAIT | MSG_NOSIGNAL), <ssize_t>0)
+            sent = max(self.give(buffer, size), <ssize_t>0)
             if <size_t>sent < size:
                 # Whatever is wrong, Python finds out when it sends this.
                 self.unsent = <uint8_t *>malloc(size - <size_t>sent)
-                if self.unsent == NULL:
-                    shutdown(self.descriptor, SHUT_RDWR)  # rather no answer than a part of one
-                else:
+                self.is_out_of_memory = self.unsent == NULL
+                if self.unsent != NULL:
                     self.unsent_size = size - <size_t>sent
                     memcpy(self.unsent, buffer + sent, self.unsent_size)
                 return False
         return True
+
+    cdef ssize_t give(self, const uint8_t *data, size_t size) noexcept nogil:
+        cdef pollfd output
+        if self.is_socket:
+            return send(self.descriptor, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        output.fd = self.descriptor
+        output.events = POLLOUT
+        return write(self.descriptor, data, size) if poll(&output, 1, 0) == 1 else -1
 
 
 cdef inline uint64_t ready_count(const Pending *pending, uint64_t durable_lsn) noexcept nogil:

@@ -5,15 +5,20 @@ from kifa._wal import LogWriter
 class Sender:
     last_read: float
     oversize: int
+    answers: Answers | None
     def __init__(
-        self, descriptor: int, lines: LineBuffer | None, answers: Answers | None
+        self,
+        descriptor: int,
+        lines: LineBuffer | None,
+        answers: Answers | None,
+        answers_to: int = -1,
     ) -> None: ...
+    def store(self) -> None: ...
+    def read(self) -> None: ...
     @property
     def descriptor(self) -> int: ...
     @property
     def lines(self) -> LineBuffer | None: ...
-    @property
-    def answers(self) -> Answers | None: ...
 
 class Senders:
     def __init__(self, queue: AnswerQueue) -> None: ...

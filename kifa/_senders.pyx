@@ -1,4 +1,4 @@
-"""Connections while nothing about them needs a decision: all that are ready are read, and their lines framed, in one
+"""Senders while nothing about them needs a decision: all that are ready are read, and their lines framed, in one
 call without the interpreter's lock, which may go on to commit them and to answer.
 
     ready -> read (line buffer) -> frame (one hold of the log's mutex) -> note what each is to be told
@@ -53,20 +53,35 @@ cdef double return_seconds = 60e-6
 
 
 cdef class Sender:
-    """What is known here of one connection; `kifa.sources.stream.Connection` is one."""
+    """What is known here of one connection or pipe; what it does where a decision is needed, sources say."""
 
     cdef readonly int descriptor
+    cdef int answers_to
     cdef readonly LineBuffer lines
-    cdef readonly Answers answers
+    cdef public Answers answers         # None where nobody is to be told
     cdef public double last_read
     cdef public size_t oversize         # of a line that was thrown away; 0 where none was, or Python knows
 
-    def __init__(self, int descriptor, LineBuffer lines, Answers answers):
-        """Begin with what came, none yet, and what is to be told, if anything is."""
+    def __init__(self, int descriptor, LineBuffer lines, Answers answers, int answers_to=-1):
+        """Begin with what came, none yet, and what is to be told, if anything is.
+
+        Args:
+            descriptor: of a socket, or what it is read from.
+            answers_to: what answers are written to, where that is another one.
+        """
         self.descriptor = descriptor
+        self.answers_to = answers_to
         self.lines = lines
         self.answers = answers
         self.last_read = monotonic()
+
+    def store(self):
+        """Store, or refuse, what was read."""
+        raise NotImplementedError
+
+    def read(self):
+        """Read one chunk and store it."""
+        raise NotImplementedError
 
 
 cdef class Senders:
@@ -110,7 +125,11 @@ cdef class Senders:
         return self.epoll
 
     def add(self, Sender sender not None):
-        """Read from this sender, in `receive`; and send its answers here."""
+        """Read from this sender, in `receive`; and send its answers here.
+
+        Raises:
+            PermissionError: it is a file, or something else that is always ready.
+        """
         cdef epoll_event event
         cdef void *moved
         cdef int count = sender.descriptor + 64
@@ -129,8 +148,12 @@ cdef class Senders:
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, sender.descriptor, &event):
             raise OSError(errno, os.strerror(errno))
         self.by_descriptor[sender.descriptor] = <void *>sender
-        if sender.answers is not None:
+        if sender.answers is None:
+            return
+        if sender.answers_to < 0:
             sender.answers.send_to(sender.descriptor)
+        else:
+            sender.answers.send_to(sender.answers_to, is_socket=False)
 
     def remove(self, Sender sender not None):
         """Leave it to Python."""

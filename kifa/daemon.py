@@ -110,7 +110,7 @@ class _Daemon:
             openers.append(lambda: [self._open_files(ingest)])
         if config["tcp"] or config["unix"]:
             from kifa.sources.stream import (
-                Connections,
+                Connection,
                 Limits,
                 StreamListener,
                 listen_tcp,
@@ -125,7 +125,7 @@ class _Daemon:
                 config["framing"] == "octet-counting",
                 config["ack"],
             )
-            connections = Connections(ingest)
+            connections: set[Connection] = set()
 
             def listen(listeners: list[socket.socket], name: str) -> Sequence[Source]:
                 return [

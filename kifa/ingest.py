@@ -5,9 +5,10 @@
 Whatever was framed while a group synced is the next group. A little is committed by this thread itself, which is the
 shortest way to an acknowledgement; more goes to the log's committer, so that reading and framing go on meanwhile.
 
-Many senders with one line in flight each share a sync: `Ingest.receive` reads and frames for all of them, and gives
-those a moment who were just answered (docs/decisions/0010-many-senders.md). The answers of a round are given from the
-durable LSN as it is then, after the commit; a failed sync raises before, so that it is the end of all answers.
+Many senders with one line in flight each share a sync: one call (`kifa._senders`) reads and frames for all of them,
+and gives those a moment who were just answered; where nothing else is to be done, it commits and answers, too
+(docs/decisions/0010-many-senders.md). Answers are given from the durable LSN as it is after the commit. After a sync
+that failed nobody is answered: the loop's next commit raises, or the committer's event does.
 """
 
 from __future__ import annotations
@@ -19,14 +20,12 @@ from collections.abc import Callable
 
 from kifa._answers import AnswerQueue, Answers
 from kifa._lines import LineBuffer
-from kifa._typing import TYPE_CHECKING, Any, Protocol
+from kifa._senders import Senders
+from kifa._typing import Any, Protocol
 from kifa._wal import DRAINED, OVERSIZE
 from kifa.engine import Log
 from kifa.errors import EntryTooLargeError, KifaError, NoSpaceError
 from kifa.event_loop import EDGE, READABLE, EventLoop, Timer
-
-if TYPE_CHECKING:
-    from kifa._senders import Sender, Senders
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +60,8 @@ class Ingest:
         self._requested_lsn = store.last_lsn
         self.answers = AnswerQueue()
         """What all senders are to be told."""
+        self.plain = Senders(self.answers)
+        """Those about whom nothing is to be decided."""
         self._blocked: dict[object, Callable[[], None]] = {}
         self._full_until = 0.0
         self._is_full = False
@@ -68,27 +69,29 @@ class Ingest:
         self._durable_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # Edge-triggered: it is never read, each addition is an event of its own.
         loop.add(self._durable_event, READABLE | EDGE, lambda _events: store.check_usable())
+        loop.add(self.plain.fileno(), READABLE, self._receive)
         store.notify_on(self._durable_event)
         store.start_committer()
 
     # ---- from the sources ----------------------------------------------------------------------------------
 
-    def receive(self, senders: Senders) -> tuple[list[Sender], list[Sender]]:
-        """Read from those who are ready, and frame their lines; where nothing else is to be done, commit and answer.
-
-        Returns:
-            Those whose lines are to be stored by `store_lines`, which finds out why, and those to be read.
-        """
+    def _receive(self, _events: int) -> None:
+        """Serve the plain senders; where nothing else is to be done, commit and answer at once."""
         may_commit = (
             self.loop.events_left == 0
             and self.store.flush_mode != "normal"
             and self._commits_itself(self.store.durable_lsn)
         )
-        size, to_store, to_read = self.store.receive(senders, not self._is_known_full(), may_commit)
+        size, to_store, to_read = self.store.receive(
+            self.plain, not self._is_known_full(), may_commit
+        )
         if size:
             self._note_space()
             self._framed_bytes += size
-        return to_store, to_read
+        for sender in to_store:
+            sender.store()
+        for sender in to_read:
+            sender.read()
 
     def store_lines(
         self,
@@ -259,5 +262,6 @@ class Ingest:
     def close(self) -> None:
         """Stop listening to the log."""
         self.store.notify_on(-1)
+        self.loop.remove(self.plain.fileno())
         self.loop.remove(self._durable_event)
         os.close(self._durable_event)

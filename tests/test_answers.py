@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -12,7 +15,8 @@ from hypothesis import strategies as st
 
 from kifa._answers import AnswerQueue, Answers
 
-SENDERS = 3
+KINDS = ("socket", "pipe", "python")
+SENDERS = len(KINDS)
 steps = st.lists(
     st.one_of(
         st.tuples(
@@ -28,51 +32,73 @@ steps = st.lists(
 )
 
 
+class Ends:
+    """What one sender is told through: small, so that it is soon full."""
+
+    def __init__(self, kind: str) -> None:
+        self.is_socket = kind != "pipe"
+        if self.is_socket:
+            pair = socket.socketpair()
+            pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            self.theirs, self.ours = pair[1].detach(), pair[0].detach()
+            os.set_blocking(self.ours, False)
+        else:
+            self.theirs, self.ours = os.pipe()
+            fcntl.fcntl(self.ours, fcntl.F_SETPIPE_SZ, 8192)
+        os.set_blocking(self.theirs, False)
+
+    def read(self, size: int = 65536) -> bytes:
+        """Return what has come, if anything."""
+        try:
+            return os.read(self.theirs, size)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        """Close both."""
+        os.close(self.ours)
+        os.close(self.theirs)
+
+
 @contextlib.contextmanager
-def sockets(count: int) -> Iterator[list[tuple[socket.socket, socket.socket]]]:
-    """Pairs that take little before they are full."""
-    pairs = [socket.socketpair() for _ in range(count)]
-    for ours, _ in pairs:
-        ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+def ends(*kinds: str) -> Iterator[list[Ends]]:
+    """What each of the senders is told through."""
+    made = [Ends(kind) for kind in kinds]
     try:
-        yield pairs
+        yield made
     finally:
-        for pair in pairs:
-            for end in pair:
-                end.close()
+        for one in made:
+            one.close()
 
 
 class SlowSender:
-    """What Python does where a socket does not take all."""
+    """What Python does where a socket or a pipe does not take all."""
 
-    def __init__(self, queue: AnswerQueue, ours: socket.socket, is_direct: bool) -> None:
-        self.ours = ours
+    def __init__(self, queue: AnswerQueue, through: Ends, is_direct: bool = True) -> None:
+        self.through = through
         self.is_direct = is_direct
         self.answers = Answers(queue, self.send)
         self.out = b""
-        if is_direct:
-            self.answers.send_to(ours.fileno())
+        self.send(b"")
 
     def send(self, data: bytes) -> None:
         self.out += data
-        with contextlib.suppress(BlockingIOError):
-            while self.out:
-                self.out = self.out[self.ours.send(self.out) :]
+        while self.out and select.select([], [self.through.ours], [], 0)[1]:
+            self.out = self.out[os.write(self.through.ours, self.out[:4096]) :]
         if self.is_direct:
-            self.answers.send_to(-1 if self.out else self.ours.fileno())
+            self.answers.send_to(-1 if self.out else self.through.ours, self.through.is_socket)
 
 
 @settings(deadline=None, max_examples=200)
-@given(steps, st.lists(st.booleans(), min_size=SENDERS, max_size=SENDERS))
+@given(steps)
 def test_each_is_told_its_lines_in_order_when_they_are_durable(
-    work: list[tuple[str, int, int]], direct: list[bool]
+    work: list[tuple[str, int, int]],
 ) -> None:
     queue = AnswerQueue()
-    with sockets(SENDERS) as pairs:
+    with ends(*KINDS) as all_ends:
         senders = [
-            SlowSender(queue, ours, is_direct)
-            for (ours, _), is_direct in zip(pairs, direct, strict=True)
+            SlowSender(queue, through, kind != "python")
+            for through, kind in zip(all_ends, KINDS, strict=True)
         ]
         told = [b""] * SENDERS
         wanted: list[list[tuple[int, bytes]]] = [[] for _ in senders]
@@ -83,12 +109,7 @@ def test_each_is_told_its_lines_in_order_when_they_are_durable(
                 answers.send(answers.take(durable))
 
         def read(number: int, size: int) -> int:
-            theirs = pairs[number][1]
-            theirs.setblocking(False)
-            try:
-                got = theirs.recv(size)
-            except BlockingIOError:
-                return 0
+            got = all_ends[number].read(size)
             told[number] += got
             return len(got)
 
@@ -129,27 +150,25 @@ def test_each_is_told_its_lines_in_order_when_they_are_durable(
 
 def test_who_has_gone_is_told_nothing_and_is_not_expected() -> None:
     queue = AnswerQueue()
-    with sockets(2) as pairs:
-        kept, gone = (SlowSender(queue, ours, True) for ours, _ in pairs)
+    with ends("socket", "socket") as (first, second):
+        kept, gone = SlowSender(queue, first), SlowSender(queue, second)
         gone.answers.stored(1, 2)
         gone.answers.refused("no")
         kept.answers.stored(3, 1)
         queue.forget(gone.answers)
         del gone
         assert queue.answer(3) == []
-        assert pairs[0][1].recv(100) == b"ACK 3\n"
-        pairs[1][1].setblocking(False)
-        with pytest.raises(BlockingIOError):
-            pairs[1][1].recv(100)
+        assert (first.read(), second.read()) == (b"ACK 3\n", b"")
         assert queue.expects_senders
         queue.forget(kept.answers)
         assert not queue.expects_senders
 
 
-def test_who_was_told_everything_is_expected_until_the_next_line() -> None:
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_who_was_told_everything_is_expected_until_the_next_line(kind: str) -> None:
     queue = AnswerQueue()
-    with sockets(1) as ((ours, theirs),):
-        sender = SlowSender(queue, ours, True)
+    with ends(kind) as (through,):
+        sender = SlowSender(queue, through)
         sender.answers.stored(1, 2)
         queue.answer(1)
         assert not queue.expects_senders  # the second line is still to be told
@@ -161,15 +180,17 @@ def test_who_was_told_everything_is_expected_until_the_next_line() -> None:
         assert queue.expects_senders
         sender.answers.send_to(-1)
         assert not queue.expects_senders
-        assert theirs.recv(100) == b"ACK 1\nACK 2\nACK 3\n"
+        assert through.read() == b"ACK 1\nACK 2\nACK 3\n"
 
 
-def test_a_sender_that_has_closed_is_left_to_python() -> None:
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_a_sender_that_has_closed_is_left_to_python(kind: str) -> None:
     queue = AnswerQueue()
-    with sockets(1) as ((ours, theirs),):
-        answers = Answers(queue, lambda data: None)
-        answers.send_to(ours.fileno())
-        theirs.close()
-        answers.stored(1, 1)
-        assert queue.answer(1) == [answers]
-        assert answers.take(1) == b"ACK 1\n"
+    with ends(kind) as (through,):
+        sender = SlowSender(queue, through)
+        os.close(through.theirs)
+        through.theirs = os.open(os.devnull, os.O_RDONLY)
+        sender.answers.stored(1, 1)
+        assert queue.answer(1) == [sender.answers]
+        assert sender.answers.take(1) == b"ACK 1\n"
+        assert queue.answer(1) == []

@@ -1,4 +1,8 @@
-"""Lines of standard input, answered on standard output."""
+"""Lines of standard input, answered on standard output.
+
+While nothing but lines comes and all answers are taken, `kifa._senders` does both in C; not for a file, which is always
+ready.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from collections.abc import Callable
 
 from kifa._answers import Answers
 from kifa._lines import LineBuffer
+from kifa._senders import Sender
 from kifa.errors import KifaError
 from kifa.event_loop import READABLE, WRITABLE
 from kifa.ingest import Ingest
@@ -28,7 +33,7 @@ MAX_UNREAD_ANSWERS_BYTES = 1 << 20
 CLOSE_TIMEOUT_MS = 2000
 
 
-class StandardInput:
+class StandardInput(Sender):
     """Reads until the end of standard input. Unread answers beyond a bound hold up only this source."""
 
     def __init__(
@@ -39,13 +44,16 @@ class StandardInput:
         max_line_size_bytes: int,
         on_end: Callable[[], None],
     ) -> None:
-        self._ingest = ingest
         self._lines = LineBuffer(max_line_size_bytes, CHUNK_SIZE_BYTES)
-        self._answers = Answers(ingest.answers, self._send) if ack else None
+        answers = Answers(ingest.answers, self._send) if ack else None
+        super().__init__(STANDARD_INPUT, self._lines, answers, STANDARD_OUTPUT)
+        self._ingest = ingest
         self._on_end = on_end
         self._out = bytearray()
         self._output = select.poll()
         self._output.register(STANDARD_OUTPUT, select.POLLOUT)
+        self._may_be_plain = True
+        self._is_plain = False
         self._reading = False
         self._ended = False
         self._blocked = False
@@ -56,13 +64,25 @@ class StandardInput:
 
     def _resume(self) -> None:
         wanted = not (self._ended or self._blocked or len(self._out) > MAX_UNREAD_ANSWERS_BYTES)
+        self._become_plain(wanted and not self._out and self._may_be_plain)
+        wanted = wanted and not self._is_plain
         if wanted and not self._reading:
-            self._ingest.loop.add(STANDARD_INPUT, READABLE, self._on_readable)
+            self._ingest.loop.add(STANDARD_INPUT, READABLE, lambda _events: self.read())
         elif self._reading and not wanted:
             self._ingest.loop.remove(STANDARD_INPUT)
         self._reading = wanted
 
-    def _on_readable(self, _events: int) -> None:
+    def _become_plain(self, is_plain: bool) -> None:
+        if self._is_plain and not is_plain:
+            self._ingest.plain.remove(self)
+        elif is_plain and not self._is_plain:
+            try:
+                self._ingest.plain.add(self)
+            except PermissionError:  # a file
+                self._may_be_plain = is_plain = False
+        self._is_plain = is_plain
+
+    def read(self) -> None:
         try:
             size = self._lines.read_from(STANDARD_INPUT)
         except BlockingIOError:
@@ -73,24 +93,27 @@ class StandardInput:
             size = 0
         if size == 0:
             self._end()
-        self._store()
+        self.store()
 
     def _end(self) -> None:
         self._ended = True
         self._lines.finish()
         self._ingest.store.request_commit()
 
-    def _store(self) -> None:
-        stored = self._ingest.store_lines(self._lines, self._answers, name="stdin")
+    def store(self) -> None:
+        if self.oversize:
+            self._ingest.refuse_line(self.oversize, self.answers, "stdin")
+            self.oversize = 0
+        stored = self._ingest.store_lines(self._lines, self.answers, name="stdin")
         self._blocked = not stored
         if self._blocked:
-            self._ingest.wait_for_space(self, self._store)
+            self._ingest.wait_for_space(self, self.store)
         self._resume()
         self._end_if_done()
 
     def _end_if_done(self) -> None:
         # However slow the reader of the answers is: a signal ends the wait.
-        if self._ended and not (self._blocked or self._answers or self._out):
+        if self._ended and not (self._blocked or self.answers or self._out):
             self._on_end()
 
     def _send(self, data: bytes) -> None:
@@ -130,9 +153,9 @@ class StandardInput:
             message = f"no answers: standard output cannot be written: {error.strerror}"
             log.error("%s; going on without", message)
             self._ingest.failure = KifaError(f"{message}; everything else went on")
-        assert self._answers is not None
-        self._ingest.answers.forget(self._answers)
-        self._answers = None
+        assert self.answers is not None
+        self._ingest.answers.forget(self.answers)
+        self.answers = None
         self._out = bytearray()
         self._await_writable(False)
 
@@ -143,21 +166,21 @@ class StandardInput:
         """
         if self._ended and not self._blocked:
             return
-        if self._reading:
+        if self._reading or self._is_plain:
             with contextlib.suppress(OSError):
                 for _ in range(-(-waiting_bytes(STANDARD_INPUT) // CHUNK_SIZE_BYTES)):
                     self._lines.read_from(STANDARD_INPUT)
-                    self._ingest.store_lines(self._lines, self._answers, name="stdin")
+                    self._ingest.store_lines(self._lines, self.answers, name="stdin")
         self._ended = True
         self._resume()
-        if self._answers is None:
+        if self.answers is None:
             self._lines.finish()
-        if not self._ingest.store_lines(self._lines, self._answers, name="stdin"):
+        if not self._ingest.store_lines(self._lines, self.answers, name="stdin"):
             self._ingest.lost += self._lines.refuse()
 
     def close(self) -> None:
         """Give the answers that are left, as long as somebody reads them."""
-        while self._out and self._answers is not None:
+        while self._out and self.answers is not None:
             if not self._output.poll(CLOSE_TIMEOUT_MS):
                 log.warning("nobody reads the answers on standard output: some are not given")
                 return

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kifa._answers import Answers
 from kifa._lines import LineBuffer
-from kifa._senders import Sender, Senders
+from kifa._senders import Sender
 from kifa._typing import NamedTuple
 from kifa.errors import UnwritableError
 from kifa.event_loop import BROKEN, READABLE, WRITABLE, Timer
@@ -133,25 +133,6 @@ def listen_unix(path: str) -> socket.socket:
     return listener
 
 
-class Connections:
-    """Those of all listeners: they share one limit, and one call that serves the plain ones."""
-
-    def __init__(self, ingest: Ingest) -> None:
-        self.all: set[Connection] = set()
-        self.plain = Senders(ingest.answers)
-        self._ingest = ingest
-        ingest.loop.add(self.plain.fileno(), READABLE, self._on_ready)
-
-    def _on_ready(self, _events: int) -> None:
-        to_store, to_read = self._ingest.receive(self.plain)
-        for sender in to_store:
-            assert isinstance(sender, Connection)
-            sender.store()
-        for sender in to_read:
-            assert isinstance(sender, Connection)
-            sender.read()
-
-
 class StreamListener:
     """Accepts senders. A broken one, or too many, never stop it."""
 
@@ -161,17 +142,17 @@ class StreamListener:
         listener: socket.socket,
         name: str,
         limits: Limits,
-        connections: Connections,
+        all_connections: set[Connection],
     ) -> None:
         """Begin to listen.
 
         Args:
-            connections: those of all listeners.
+            all_connections: those of all listeners, which share one limit.
         """
         self.ingest = ingest
         self.name = name
         self.limits = limits
-        self.connections = connections
+        self._connections = all_connections
         self._listener = listener
         self._is_stopped = False
         self._is_full = False
@@ -193,14 +174,14 @@ class StreamListener:
             self._welcome(peer)
 
     def _welcome(self, peer: socket.socket) -> None:
-        if len(self.connections.all) >= self.limits.max_connections:
+        if len(self._connections) >= self.limits.max_connections:
             self._note_full(f"more than {self.limits.max_connections} connections")
             with contextlib.suppress(OSError):
                 peer.send(b"ERR too many connections\n")
             peer.close()
             return
         self._is_full = False
-        self.connections.all.add(Connection(self, peer))
+        self._connections.add(Connection(self, peer))
         if self.limits.idle_timeout_seconds and self._idle_timer is None:
             self._close_idle()
 
@@ -238,11 +219,11 @@ class StreamListener:
         )
 
     def _mine(self) -> list[Connection]:
-        return [connection for connection in self.connections.all if connection.owner is self]
+        return [connection for connection in self._connections if connection.owner is self]
 
     def drop(self, connection: Connection) -> None:
         """Forget a connection."""
-        self.connections.all.discard(connection)
+        self._connections.discard(connection)
 
     def stop(self) -> None:
         """Accept and read no more; store what was read."""
@@ -326,11 +307,10 @@ class Connection(Sender):
         if is_plain == self._is_plain:
             return
         self._is_plain = is_plain
-        plain = self.owner.connections.plain
         if is_plain:
-            plain.add(self)
+            self._ingest.plain.add(self)
         else:
-            plain.remove(self)
+            self._ingest.plain.remove(self)
 
     def _wait_for(self, events: int) -> None:
         if events == self._events:
@@ -352,7 +332,6 @@ class Connection(Sender):
             self.drop("the sender has gone")
 
     def read(self) -> None:
-        """Read one chunk and store it."""
         if self._closed:
             return
         try:
@@ -376,7 +355,6 @@ class Connection(Sender):
         self.store()
 
     def store(self) -> None:
-        """Store, or refuse, what was read."""
         if self._closed:
             return
         if self.oversize:
