@@ -84,6 +84,7 @@ class Background:
 
     def _stop(self) -> None:
         self._closing.set()
+        self._tables.hurry()
         self._writer.stop_committer()
         self._writer.wake_background()
         self._compaction_wanted.ring()

@@ -39,9 +39,17 @@ PAGE_SIZE_BYTES = 4096
 class _TableFile:
     """A table in the making: appends runs of blocks, keeps their index, closes with index, metadata and footer."""
 
-    def __init__(self, file: DurableReplacement, store_id: bytes, *, keep_cached: bool) -> None:
+    def __init__(
+        self,
+        file: DurableReplacement,
+        store_id: bytes,
+        *,
+        keep_cached: bool,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
         assert len(store_id) == STORE_ID_SIZE
         self._file = file
+        self._hurried = hurried
         self._store_id = store_id
         self._keep_cached = keep_cached
         self._stretch_size = FLUSH_SIZE_BYTES if keep_cached else RUN_SIZE_BYTES // 2
@@ -64,7 +72,7 @@ class _TableFile:
         """Have the whole pages that are new written, one stretch at a time.
 
         A flush compresses the next one meanwhile: under load writers wait for its end. A compaction would read, and
-        both would be in the log's way; nobody waits for it.
+        both would be in the log's way; nobody waits for it until the log is closed.
         """
         descriptor, start = self._file.descriptor, self._started
         size = self._offset - self._offset % PAGE_SIZE_BYTES - start
@@ -73,7 +81,7 @@ class _TableFile:
             write_back(descriptor, start, size, wait=False)
             self._written = start
         else:
-            write_back(descriptor, start, size, wait=True)
+            write_back(descriptor, start, size, wait=not self._hurried())
             os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
         self._started = start + size
 
@@ -224,10 +232,15 @@ class _PackedBeside:
         return self._runs
 
 
-def concatenate_tables(directory: Path, tables: Sequence[Table]) -> TableInfo:
+def concatenate_tables(
+    directory: Path, tables: Sequence[Table], hurried: Callable[[], bool] = lambda: False
+) -> TableInfo:
     """Write one table with the blocks of ``tables`` (in LSN order, no overlap), copied whole; durable on return.
 
     Every block's CRC is verified before it is copied, and nothing is decoded or signed again.
+
+    Args:
+        hurried: whether nobody appends meanwhile, for whom it would have to be slow.
 
     Raises:
         DamagedError: an input is damaged; it must be left alone. No new table exists.
@@ -237,7 +250,7 @@ def concatenate_tables(directory: Path, tables: Sequence[Table]) -> TableInfo:
     for table in tables:
         table.require_intact()
     with DurableReplacement(directory / f"compaction{SUFFIX}") as file:
-        output = _TableFile(file, tables[0].store_id, keep_cached=False)
+        output = _TableFile(file, tables[0].store_id, keep_cached=False, hurried=hurried)
         for table in tables:
             for run in table.verified_runs():
                 output.add_run(run)

@@ -63,6 +63,7 @@ class TableSet:
         self._unrecorded_damage = [d for d in recovered.damage if d.costs_entries]
         # Only those that a manifest may name: their lines are durable.
         self._sources: dict[str, Any] = dict(recovered.sources)
+        self._hurried = False
         self._state_lock = threading.Lock()
         self._compaction_lock = threading.Lock()
         self._published_segments: tuple[ManifestSegment, ...] = ()
@@ -129,6 +130,10 @@ class TableSet:
         """Publish the live segments, if they are not those that the manifest names. Raises as `publish`."""
         if self._pool.manifest_segments() != self._published_segments:
             self.publish()
+
+    def hurry(self) -> None:
+        """Let joins get in the way of the log from now on: it is being closed."""
+        self._hurried = True
 
     def join_due(self, largest_size_bytes: int | None = None) -> bool:
         """Join the tables that are due first, if any are; return whether any were.
@@ -263,7 +268,7 @@ class TableSet:
         try:
             for info in inputs:
                 opened.append(Table(self._directory / info.name, self._store_id))
-            output = concatenate_tables(self._directory, opened)
+            output = concatenate_tables(self._directory, opened, lambda: self._hurried)
         except DamagedError as error:
             log.error("compaction leaves damaged tables alone: %s", error)
             damaged = {t.name: Waiting(t) for t in opened if t.damage or t.verify()}
