@@ -2,10 +2,11 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from kifa._batch cimport EntryBatch
 from kifa._crc32c cimport crc32c_extend
 from kifa._layout cimport (
-    MAX_ENTRY_SIZE, RECORD_HEAD_SIZE, RECORD_HEADER_SIZE, RECORD_MAGIC, RECORD_OVERHEAD,
-    RECORD_PROTECTED_SIZE, TYPE_CLOSE,
+    BLOCK_SIZE, FLAG_GROUP_END, MAX_ENTRY_SIZE, RECORD_HEAD_SIZE, RECORD_HEADER_SIZE, RECORD_MAGIC, RECORD_OVERHEAD,
+    RECORD_PROTECTED_SIZE, TYPE_CLOSE, TYPE_ENTRY,
 )
 
 cdef extern from *:
@@ -97,3 +98,41 @@ cdef inline RecordState parse_record(
     ):
         return RECORD_DAMAGED
     return RECORD_VALID
+
+
+cdef inline uint64_t round_up_to_block(uint64_t offset) noexcept nogil:
+    return (offset + BLOCK_SIZE - 1) & ~<uint64_t>(BLOCK_SIZE - 1)
+
+
+cdef inline void decode_entries(EntryBatch batch, size_t size, uint64_t salt) noexcept nogil:
+    # Extents start on a record; groups in them start on multiples of the block size, counted from the file's start,
+    # and so from the extent's where it holds more than one group.
+    cdef Record record
+    cdef size_t offset = 0
+    while offset < size and parse_record(batch.base + offset, size - offset, salt, &record) == RECORD_VALID:
+        if record.type == TYPE_ENTRY:
+            if batch.count == batch.capacity or record.lsn != batch.first_lsn + <uint64_t>batch.count:
+                return
+            batch.offsets[batch.count] = <uint32_t>(offset + RECORD_HEAD_SIZE)
+            batch.lengths[batch.count] = record.length
+            batch.timestamps[batch.count] = record.timestamp_ms
+            batch.count += 1
+        offset += RECORD_OVERHEAD + record.length
+        if record.flags & FLAG_GROUP_END:
+            offset = round_up_to_block(offset)
+
+
+cdef inline void index_entries(EntryBatch batch, size_t size) noexcept nogil:
+    # As `decode_entries`, of records that the walk has just found valid.
+    cdef const uint8_t *record
+    cdef size_t offset = 0
+    while offset < size and batch.count < batch.capacity:
+        record = batch.base + offset
+        if record[5] == TYPE_ENTRY:
+            batch.offsets[batch.count] = <uint32_t>(offset + RECORD_HEAD_SIZE)
+            batch.lengths[batch.count] = load_u32(record)
+            batch.timestamps[batch.count] = load_u64(record + 20)
+            batch.count += 1
+        offset += RECORD_OVERHEAD + load_u32(record)
+        if record[4] & FLAG_GROUP_END:
+            offset = round_up_to_block(offset)

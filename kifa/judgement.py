@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kifa._batch import EntryBatch
-from kifa._record import BrokenGroup, Extent, SegmentScanner, Survey
+from kifa._scan import BrokenGroup, Extent, SegmentScanner, Survey
 from kifa._typing import Self
 from kifa.errors import Damage
 from kifa.read_ahead import read_chunks

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from kifa._crc32c import crc32c
-from kifa._record import SegmentScanner
+from kifa._scan import SegmentScanner
 from kifa._typing import NamedTuple, Self
 from kifa.fs import list_names
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kifa
-from kifa._record import SegmentScanner
+from kifa._scan import SegmentScanner
 from kifa.judgement import LogSurvey, survey_log
 from kifa.segments import SegmentHeader, list_segments
 from kifa.verify import verify_store

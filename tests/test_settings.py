@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kifa._record import SegmentScanner
+from kifa._scan import SegmentScanner
 from kifa.config import SETTINGS
 from kifa.segments import DATA_OFFSET, SegmentFile
 from tests.daemons import DEADLINE_SECONDS, data_of
