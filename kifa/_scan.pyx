@@ -7,7 +7,6 @@ judges them (docs/FORMAT.md, "Reading a segment"); `SegmentScanner.read` then de
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from kifa._batch cimport EntryBatch
@@ -279,7 +278,7 @@ cdef class SegmentScanner(SegmentWindow):
         cdef bint failed = False
         cdef bint found = offset < self.size and self.parse_at(offset, &record, &failed) == RECORD_VALID
         if failed:
-            raise OSError(errno, os.strerror(errno))
+            self.fail()
         return found and record.flags & FLAG_GROUP_START and record.lsn == lsn + (record.type == TYPE_ENTRY)
 
     cdef int step(self, bint thorough) except -1:
@@ -290,7 +289,7 @@ cdef class SegmentScanner(SegmentWindow):
             state = self.walk_complete()
         self.keeps = False
         if state == WALK_FAILED:
-            raise OSError(errno, os.strerror(errno))
+            self.fail()
         if self.run.entries or self.run.controls:
             self.found.extents.append(extent_of(&self.run))
             self.found.last_group = extent_of(&self.last_group)
@@ -344,7 +343,7 @@ cdef class SegmentScanner(SegmentWindow):
             with nogil:
                 state = self.walk_complete()
             if state == WALK_FAILED:
-                raise OSError(errno, os.strerror(errno))
+                self.fail()
             if self.run.entries or self.run.controls:
                 extents.append(extent_of(&self.run))
         return extents
@@ -357,7 +356,7 @@ cdef class SegmentScanner(SegmentWindow):
         cdef RecordState state = self.parse_at(offset, &record, &failed)  # while the window has it
         cdef bint may_be_nothing = state != RECORD_VALID and state != RECORD_DAMAGED and not thorough
         if failed:
-            raise OSError(errno, os.strerror(errno))
+            self.fail()
         cdef uint64_t following = self.find(offset + BLOCK_SIZE, self.size, BLOCK_SIZE, FLAG_GROUP_START)
         cdef uint64_t limit = following if following else min(self.size, offset + GROUP_REACH)
         if may_be_nothing and following == 0:
@@ -370,7 +369,7 @@ cdef class SegmentScanner(SegmentWindow):
         while offset < limit:
             state = self.parse_at(offset, &record, &failed)
             if failed:
-                raise OSError(errno, os.strerror(errno))
+                self.fail()
             area_end = 0
             if state == RECORD_VALID and (record.flags & FLAG_GROUP_START) and offset != group.start:
                 break
@@ -413,7 +412,7 @@ cdef class SegmentScanner(SegmentWindow):
         with nogil:
             found = self.search(start, stop, step, flags, &failed)
         if failed:
-            raise OSError(errno, os.strerror(errno))
+            self.fail()
         return found
 
     cdef uint64_t search(

@@ -12,6 +12,7 @@ cdef class SegmentWindow:
     cdef size_t window_size
     cdef size_t read_size       # how much is read at once
     cdef object chunks          # what somebody reads ahead, in order, or None
+    cdef object failure         # what `chunks` raised, until somebody is told
     cdef const uint8_t[::1] chunk
     cdef size_t chunk_used
     cdef uint64_t chunks_offset # where what is left of `chunks` belongs
@@ -21,6 +22,7 @@ cdef class SegmentWindow:
     cdef void let_go(self) noexcept
     cdef void read_ahead(self, object chunks, uint64_t offset) noexcept
     cdef const uint8_t *at(self, uint64_t offset, size_t wanted, size_t *available) noexcept nogil
+    cdef int fail(self) except -1
     cdef uint64_t kept_start(self) noexcept nogil
     cdef ssize_t read_on(self, uint8_t *out, size_t size, uint64_t offset) noexcept nogil
     cdef ssize_t next_of_chunks(self, uint8_t *out, size_t size) noexcept with gil

@@ -1,5 +1,7 @@
 """The bytes of a segment that are in memory while it is scanned: a window that moves on."""
 
+import os
+
 from libc cimport errno as c_errno
 from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport uint8_t, uint64_t
@@ -84,6 +86,12 @@ cdef class SegmentWindow:
         available[0] = have
         return self.window + (offset - self.window_start)
 
+    cdef int fail(self) except -1:
+        # Raises what kept bytes from being read: errno, or what `chunks` raised.
+        cdef int error = errno
+        failure, self.failure = self.failure, None
+        raise failure or OSError(error, os.strerror(error))
+
     cdef uint64_t kept_start(self) noexcept nogil:
         # From where on what was read is to stay in the window, as far as it can, with `keeps`.
         return self.size
@@ -104,9 +112,9 @@ cdef class SegmentWindow:
                 self.chunk_used = 0
             if self.chunk is None or self.chunk.shape[0] == 0:
                 return 0
-        except OSError as error:
-            self.chunks = None
-            c_errno.errno = error.errno or EIO
+        except BaseException as error:  # an interrupt too: it is no end of the file
+            self.chunks, self.failure = None, error
+            c_errno.errno = getattr(error, "errno", None) or EIO
             return -1
         size = min(size, <size_t>self.chunk.shape[0] - self.chunk_used)
         memcpy(out, &self.chunk[self.chunk_used], size)

@@ -18,11 +18,14 @@ class _Run:
 
     def __init__(self, body: Callable[[], None]) -> None:
         self._body = body
+        self._claim = threading.Lock()  # taken by whoever decides whether the work is done
         self.error: BaseException | None = None
         self.over = threading.Lock()
         self.over.acquire()
 
     def go(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return
         try:
             self._body()
         except BaseException as error:  # told to whoever asked for it
@@ -33,6 +36,13 @@ class _Run:
     def wait(self) -> None:
         with self.over:
             pass
+
+    def forbid(self) -> bool:
+        """Have it never begin; return whether that was early enough."""
+        is_early = self._claim.acquire(blocking=False)
+        if is_early:
+            self.over.release()
+        return is_early
 
 
 class Apart:
@@ -47,22 +57,23 @@ class Apart:
     def __call__(self) -> None:
         """Return when a run is over, one that was under way or a new one; raise what the new one raised.
 
-        An interrupt is raised when the run is over; only a second one ends the wait.
+        Whoever began a run is interrupted when it is over, or before it has begun; only by a second interrupt amid it.
         """
-        own = None
-        with self._guard:
-            run = self._run
-            if run is None or not run.over.locked():
-                run = own = _Run(self._body)
-                try:
-                    _thread.start_new_thread(run.go, ())
-                except RuntimeError:  # no more threads, or the interpreter is about to end
-                    run.go()
-                self._run = run
+        own: _Run | None = None
         try:
+            with self._guard:
+                run = self._run
+                if run is None or not run.over.locked():
+                    run = own = _Run(self._body)
+                    try:
+                        _thread.start_new_thread(run.go, ())
+                    except RuntimeError:  # no more threads, or the interpreter is about to end
+                        run.go()
+                    self._run = run
             run.wait()
         except BaseException:
-            run.wait()
+            if own is not None and not own.forbid():
+                own.wait()
             raise
         if own is not None and own.error is not None:
             raise own.error

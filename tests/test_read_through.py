@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import kifa
 from kifa.judgement import LogSurvey, survey_log
 from kifa.manifest import load_manifest, write_manifest
 from kifa.recovery import LARGE_LOG_SIZE_BYTES
-from kifa.segments import LogPosition
+from kifa.segments import DATA_OFFSET, LogPosition, list_segments
 from tests.conftest import run_python
 from tests.reading import read_all
 
@@ -234,3 +235,22 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert log.last_lsn == 7_000
         assert not log.damage
     assert [int(data.split()[0]) for _, data in read_all(store)] == list(range(1, 7_001))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, OSError])
+def test_what_ends_the_reading_is_no_end_of_the_segment(
+    written: Path, error: type[BaseException]
+) -> None:
+    """Else what is behind would count as torn or lost, and its LSNs would be used again."""
+    file = list_segments(written)[0]
+    content = (written / file.name).read_bytes()
+
+    def chunks() -> Iterator[memoryview]:
+        yield memoryview(content)[DATA_OFFSET : DATA_OFFSET + (64 << 10)]
+        raise error
+
+    scanner = file.scanner()
+    scanner.begin(chunks=chunks())
+    with pytest.raises(error):
+        list(iter(scanner.next_extent, None))
+    file.close()
