@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kifa
+from kifa import background
 from kifa._batch import Entry
 from kifa.errors import DamagedError, NotAStoreError, UsageError
 from kifa.query import Reader, Selection
@@ -393,9 +394,13 @@ def read_bytes(path: Path, **selection: object) -> tuple[int, list[tuple[int, in
 def long_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four segments and no table."""
     path = tmp_path_factory.mktemp("query") / "long"
-    with kifa.open(path, segment_size_mib=1, memtable_flush_threshold_mib=64) as log:
-        for _ in range(40):
-            log.append_many(sample(100, 900))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            background, "FLUSHED_LIVE_SEGMENTS", 5
+        )  # else the fourth may be the first, flushed
+        with kifa.open(path, segment_size_mib=1, memtable_flush_threshold_mib=64) as log:
+            for _ in range(40):
+                log.append_many(sample(100, 900))
     assert len(list((path / "wal").glob("*.wal"))) == 4
     assert not list((path / "sst").iterdir())
     return path
