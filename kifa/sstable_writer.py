@@ -212,11 +212,16 @@ class _PackedBeside:
 
     def __enter__(self) -> _PackedBeside:
         if self._packer is not None:
-            self._thread.start()
+            try:
+                self._thread.start()
+            except (
+                RuntimeError
+            ):  # no more threads: it takes longer, and a flush must not fail for that
+                self._thread.run()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._packer is not None:
+        if self._thread.is_alive():
             self._thread.join()
 
     @property

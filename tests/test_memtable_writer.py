@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,19 @@ def test_what_fails_beside_fails_the_table_and_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(TypeError):
         write_table(tmp_path, STORE_ID, batches, TableMetadata(), beside=[None])  # type: ignore[list-item]
     assert not list(tmp_path.iterdir())
+
+
+def test_without_another_thread_it_is_packed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    entries = numbered([b"x"] * 10)
+    first, second = halves(batches_of(entries))
+    info = write_table(tmp_path, STORE_ID, first, TableMetadata(), beside=second)
+    assert entries_of(tmp_path / info.name) == entries
 
 
 @pytest.mark.parametrize("processors", [1, 2])
