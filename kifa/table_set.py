@@ -191,11 +191,14 @@ class TableSet:
                     self._mend(name, waiting)
                 except Exception as error:  # whatever it is, the log goes on
                     if waiting.postpone(getattr(error, "strerror", None) or str(error)):
-                        file, is_bug = (
-                            f"{TABLE_DIRECTORY}/{name}",
-                            not isinstance(error, OSError | KifaError),
+                        is_bug = not isinstance(error, OSError | KifaError)
+                        log.error(
+                            "%s/%s cannot be mended yet: %s",
+                            TABLE_DIRECTORY,
+                            name,
+                            error,
+                            exc_info=is_bug,
                         )
-                        log.error("%s cannot be mended yet: %s", file, error, exc_info=is_bug)
                 else:
                     del self._to_mend[name]
         self._record_unmended()
@@ -221,9 +224,8 @@ class TableSet:
         with ExitStack() as stack:
             table = stack.enter_context(Table(self._directory / name, self._store_id))
             damage = table.verify()
-            if (
-                not damage
-            ):  # a try before wrote it, and could not publish it; or it could only not be read then
+            if not damage:
+                # A try before wrote it and could not publish it; or it could only not be read then.
                 self.publish(added=[table.info], removed=[damaged])
                 self._left_alone.discard(name)
                 return
