@@ -98,11 +98,15 @@ cdef class SegmentWindow:
 
     cdef ssize_t read_on(self, uint8_t *out, size_t size, uint64_t offset) noexcept nogil:
         # As pread, which it is where nobody reads ahead what is wanted.
+        cdef ssize_t got
         if self.chunks is not None:
             if offset == self.chunks_offset:
-                return self.next_of_chunks(out, size)
+                got = self.next_of_chunks(out, size)
+                if got != 0:
+                    return got
             with gil:
-                self.chunks = None  # damage: it is read here and there
+                # Damage: it is read here and there. Or they have ended, which may be a short read: only pread knows.
+                self.chunks = None
         return pread(self.descriptor, out, size, <long>offset)
 
     cdef ssize_t next_of_chunks(self, uint8_t *out, size_t size) noexcept with gil:

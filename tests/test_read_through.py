@@ -254,3 +254,18 @@ def test_what_ends_the_reading_is_no_end_of_the_segment(
     with pytest.raises(error):
         list(iter(scanner.next_extent, None))
     file.close()
+
+
+def test_a_short_read_is_no_end_of_the_segment(written: Path) -> None:
+    file = list_segments(written)[0]
+    content = (written / file.name).read_bytes()
+
+    def extents(chunks: Iterator[memoryview] | None) -> list[str]:
+        scanner = file.scanner()
+        scanner.begin(chunks=chunks)
+        return [repr(extent) for extent in iter(scanner.next_extent, None)]
+
+    short = memoryview(content)[DATA_OFFSET : DATA_OFFSET + (64 << 10) + 1]
+    assert extents(iter([short])) == extents(None)
+    assert len(extents(None)) > 1
+    file.close()
