@@ -18,7 +18,7 @@ from kifa._memtable cimport Memtable, arena_free
 from kifa._memtables cimport MAX_FROZEN
 from kifa._platform cimport (
     cond_wait_until, monotonic, pthread_cond_broadcast, pthread_cond_signal, pthread_cond_wait, pthread_mutex_lock,
-    pthread_mutex_unlock, wall_ms, write,
+    pthread_mutex_trylock, pthread_mutex_unlock, wall_ms, write,
 )
 from kifa._waiters cimport wake_first
 
@@ -56,7 +56,7 @@ cdef class SliceBatch:
     @cython.boundscheck(False)
     @cython.wraparound(False)
     cdef object fill(self, list items, Py_ssize_t start):
-        # Takes items from `start` on, which `items` must keep alive; returns one that is too large, or None.
+        # Takes items from `start` on, which `items` must keep alive; returns what is wrong with the next one, or None.
         cdef bytes item
         cdef Py_ssize_t size
         cdef Slice *slice = self.slices
@@ -64,11 +64,14 @@ cdef class SliceBatch:
         self.size = 0
         while self.count < self.capacity and start + self.count < len(items):
             if type(items[start + self.count]) is not bytes:
-                items[start + self.count] = bytes(items[start + self.count])
+                try:
+                    items[start + self.count] = bytes(memoryview(items[start + self.count]))
+                except BaseException as error:
+                    return error
             item = <bytes>items[start + self.count]
             size = PyBytes_GET_SIZE(item)
             if size > MAX_ENTRY_SIZE:
-                return item
+                return too_large(size)
             slice.data = <const uint8_t *>PyBytes_AS_STRING(item)
             slice.length = <uint32_t>size
             self.size += RECORD_OVERHEAD + <size_t>size
@@ -131,31 +134,39 @@ cdef class LogWriter(GroupCommit):
         ``items`` must not change meanwhile; what is not bytes in it becomes bytes.
 
         Raises:
-            EntryTooLargeError, NoSpaceError, PoisonedError, ClosedError: what was framed before is durable.
+            TypeError, EntryTooLargeError, NoSpaceError, PoisonedError, ClosedError: what was framed before is durable.
             SegmentFull: nothing was framed.
         """
         cdef Py_ssize_t index = start
         cdef Py_ssize_t framed = 0
         cdef int status = STATUS_OK
+        cdef int committed = STATUS_OK
         cdef object refused = None
         cdef SliceBatch batch
+        cdef bint is_last = False
         cdef Py_ssize_t wanted = min(len(items) - start, BATCH_SLICES)
         self.check_fork()
         if self.batch is None or self.batch.capacity < wanted:
             self.batch = SliceBatch(wanted)  # kept: touching new memory costs as much as filling it
         batch = self.batch
-        while index < len(items) and status == STATUS_OK and refused is None:
+        while not is_last:
             refused = batch.fill(items, index)
+            is_last = refused is not None or index + batch.count == len(items)
+            # Without the interpreter's lock once: coming back for it may take as long as a sync.
             with nogil:
                 pthread_mutex_lock(&self.mutex)
                 status = self.frame_slices(batch, &framed)
+                is_last = is_last or status != STATUS_OK
+                if is_last:
+                    committed = self.commit_through(self.last_framed_serial())
                 pthread_mutex_unlock(&self.mutex)
             index += framed
-        self.commit()
+        if committed != STATUS_OK:
+            self.fail(committed)
         if status != STATUS_OK and not (status == STATUS_NEEDS_SEGMENT and index > start):
             self.fail(status)
         if status == STATUS_OK and refused is not None:
-            raise too_large(len(refused))
+            raise refused
         return index - start
 
     cdef int frame_slices(self, SliceBatch batch, Py_ssize_t *framed) noexcept nogil:
@@ -471,8 +482,17 @@ cdef class Batch:
     def __enter__(self) -> int:
         """Return the LSN that the next entry will get. Raises ForkedError, PoisonedError, ClosedError."""
         cdef LogWriter writer = self.writer
-        cdef uint64_t lsn
+        cdef uint64_t lsn = 0
         writer.check_usable()
+        # Nobody else is at it, as a rule: then the interpreter's lock need not be let go.
+        if pthread_mutex_trylock(&writer.mutex) == 0:
+            self.begun = not writer.in_batch
+            if self.begun:
+                writer.in_batch = True
+                lsn = writer.next_lsn
+            pthread_mutex_unlock(&writer.mutex)
+            if self.begun:
+                return lsn
         with nogil:
             pthread_mutex_lock(&writer.mutex)
             while writer.in_batch:

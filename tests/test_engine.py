@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,17 @@ def test_an_item_too_large_keeps_those_before_it(store: Path) -> None:
             log.append_many([b"a", b"b", b"x" * (LARGE + 1), b"c"])
         assert log.durable_lsn == 2
     assert [data for _, data in read_all(store)] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("good", [0, 3, 20_000])
+@pytest.mark.parametrize("bad", [5, "text", None, 1.5, [1, 2]])
+def test_an_item_that_is_not_bytes_keeps_those_before_it(bad: Any, good: int, store: Path) -> None:
+    with kifa.open(store) as log:
+        with pytest.raises(TypeError):
+            log.append_many([b"a"] * good + [bad, b"after"])
+        assert log.last_lsn == log.durable_lsn == good
+        assert log.append_many([b"more"]) == range(good + 1, good + 2)
+    assert [data for _, data in read_all(store)] == [b"a"] * good + [b"more"]
 
 
 def test_threads_share_syncs_and_lose_nothing(store: Path) -> None:
