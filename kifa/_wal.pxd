@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from kifa._group cimport GroupCommit
+from kifa._committer cimport Committer
 from kifa._lines cimport LineBuffer
 
 
@@ -17,15 +17,10 @@ cdef class SliceBatch:
     cdef object fill(self, list items, Py_ssize_t start)
 
 
-cdef class LogWriter(GroupCommit):
-    cdef int event_descriptor           # of who is told what the committer has done
-
-    cdef SliceBatch batch       # of the thread between `begin_batch` and `end_batch`
-    cdef bint await_call(self, double deadline) noexcept nogil
-    cdef double lead_due(self) noexcept nogil
+cdef class LogWriter(Committer):
+    cdef SliceBatch batch       # of the thread that has begun a `Batch`
     cdef void await_batch(self) noexcept nogil
     cdef int frame_available(
         self, LineBuffer lines, bint hold, uint64_t *first_lsn, uint64_t *count, int *reason
     ) noexcept nogil
     cdef int frame_slices(self, SliceBatch batch, Py_ssize_t *framed) noexcept nogil
-    cdef void notify(self) noexcept nogil
