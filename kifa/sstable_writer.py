@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kifa._blocks import BlockIndex
 from kifa._crc32c import crc32c
-from kifa._packer import BlockPacker, Compressor
+from kifa._table import BlockPacker
 from kifa._typing import TYPE_CHECKING
 from kifa._writeback import write_back
 from kifa.fs import DurableReplacement
@@ -158,32 +158,37 @@ def write_table(
         OSError: nothing but perhaps the complete table is left behind.
     """
     seed = crc32c(store_id)
-    packer = _packer(seed)
+    packer = BlockPacker(FLUSH_SIZE_BYTES)
     with (
         DurableReplacement(directory / f"flush{SUFFIX}") as file,
         _PackedBeside(beside, seed) as rest,
     ):
         table = _TableFile(file, store_id, keep_cached=True)
-        for run in _pack(packer, batches):
+        for run in _pack(packer, batches, seed):
             table.add_run(run)
         for part in rest.runs():
-            table.add_run(part)
+            table.add_run(memoryview(part))
         data_bytes = packer.data_bytes + rest.data_bytes
         return table.publish(directory, data_bytes, metadata, check)
 
 
-def _packer(seed: int) -> BlockPacker:
-    return BlockPacker(Compressor(COMPRESSION_LEVEL), seed, FLUSH_SIZE_BYTES)
+def _pack(packer: BlockPacker, batches: Iterable[EntryBatch], seed: int) -> Iterator[memoryview]:
+    """Yield runs of blocks with the entries of ``batches``; each is changed by what comes after it."""
+    from kifa.zstd import ZstdCompressor  # 5 ms that a reader of an empty store need not pay
 
+    compressor = ZstdCompressor(level=COMPRESSION_LEVEL)
 
-def _pack(packer: BlockPacker, batches: Iterable[EntryBatch]) -> Iterator[memoryview]:
-    """Yield runs of blocks with the entries of ``batches``."""
+    def seal() -> bool:
+        return packer.seal(compressor.compress(packer.payload(), compressor.FLUSH_FRAME), seed)
+
     for batch in batches:
-        start = packer.add(batch, 0)
+        start = 0
         while start < len(batch):
-            yield packer.take_run()
             start += packer.add(batch, start)
-    packer.finish()
+            if start < len(batch) and seal():
+                yield packer.take_run()
+    if len(packer):
+        seal()
     yield packer.take_run()
 
 
@@ -191,17 +196,17 @@ class _PackedBeside:
     """Packs batches in a thread of its own, which has ended when the context is left."""
 
     def __init__(self, batches: Sequence[EntryBatch], seed: int) -> None:
-        self._packer = _packer(seed) if batches else None
-        self._runs: list[memoryview] = []
+        self._packer = BlockPacker(FLUSH_SIZE_BYTES) if batches else None
+        self._runs: list[bytes] = []
         self._failure: BaseException | None = None
         self._thread = threading.Thread(
-            target=self._run, args=(batches,), name="kifa-pack", daemon=True
+            target=self._run, args=(batches, seed), name="kifa-pack", daemon=True
         )
 
-    def _run(self, batches: Sequence[EntryBatch]) -> None:
+    def _run(self, batches: Sequence[EntryBatch], seed: int) -> None:
         assert self._packer is not None
         try:
-            self._runs += _pack(self._packer, batches)
+            self._runs += map(bytes, _pack(self._packer, batches, seed))
         except BaseException as error:  # raised by `runs`
             self._failure = error
 
@@ -224,7 +229,7 @@ class _PackedBeside:
         """Of the entries in `runs`."""
         return self._packer.data_bytes if self._packer is not None else 0
 
-    def runs(self) -> list[memoryview]:
+    def runs(self) -> list[bytes]:
         """Wait for all runs of blocks and return them. Raises what packing them raised."""
         self.__exit__()
         if self._failure is not None:
