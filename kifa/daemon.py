@@ -8,7 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 
-from kifa._memtables import forget_start
+from kifa._memory import forget_start
 from kifa.config import Config, parse_address
 from kifa.engine import Log
 from kifa.errors import ExitCode, UsageError
