@@ -188,22 +188,34 @@ class Log:
     def append_many(self, items: Iterable[bytes | bytearray | memoryview]) -> range:
         """Log all ``items`` in order, in as few groups as the bounds allow, and return the range of their LSNs.
 
-        All of them are durable then, in every flush mode. After an error those before it are durable.
+        All of them are durable then, in every flush mode. After an error some are: ``appended`` of the exception is
+        the range of their LSNs. They are the first of ``items``; append the others again, but after a PoisonedError
+        only when the log was opened anew and its end looked at.
 
         Raises:
+            TypeError: an item is not bytes-like.
             as `append`.
         """
         batch = list(items)
         with Batch(self._writer) as first_lsn:
-            if len(batch) >= PIPELINED_ITEMS:
-                self.start_committer()
-            done = 0
-            while done < len(batch):
-                try:
-                    done += self._writer.append_many(batch, done)
-                except SegmentFull:
-                    self._rotate()
+            try:
+                self._append_batch(batch)
+            except BaseException as error:
+                # Nobody else has framed since the batch began.
+                appended = range(first_lsn, self._writer.durable_lsn + 1)
+                error.appended = appended  # type: ignore[attr-defined]
+                raise
         return range(first_lsn, first_lsn + len(batch))
+
+    def _append_batch(self, batch: list[bytes | bytearray | memoryview]) -> None:
+        if len(batch) >= PIPELINED_ITEMS:
+            self.start_committer()
+        done = 0
+        while done < len(batch):
+            try:
+                done += self._writer.append_many(batch, done)
+            except SegmentFull:
+                self._rotate()
 
     def sync(self) -> None:
         """Return when everything appended so far is durable. Raises as `append`."""

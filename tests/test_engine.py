@@ -38,6 +38,11 @@ def test_lsns_go_on_after_reopening(store: Path) -> None:
             assert not log.damage
 
 
+def appended(error: BaseException) -> Any:
+    """What `append_many` stored before it failed."""
+    return error.appended  # type: ignore[attr-defined]
+
+
 def test_append_many_returns_a_dense_range(store: Path) -> None:
     items = [b"%d" % i for i in range(40_000)]
     with kifa.open(store) as log:
@@ -60,8 +65,9 @@ def test_large_entries_fit_small_segments(store: Path) -> None:
 
 def test_an_item_too_large_keeps_those_before_it(store: Path) -> None:
     with kifa.open(store) as log:
-        with pytest.raises(kifa.EntryTooLargeError):
+        with pytest.raises(kifa.EntryTooLargeError) as refused:
             log.append_many([b"a", b"b", b"x" * (LARGE + 1), b"c"])
+        assert appended(refused.value) == range(1, 3)
         assert log.durable_lsn == 2
     assert [data for _, data in read_all(store)] == [b"a", b"b"]
 
@@ -70,8 +76,9 @@ def test_an_item_too_large_keeps_those_before_it(store: Path) -> None:
 @pytest.mark.parametrize("bad", [5, "text", None, 1.5, [1, 2]])
 def test_an_item_that_is_not_bytes_keeps_those_before_it(bad: Any, good: int, store: Path) -> None:
     with kifa.open(store) as log:
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError) as refused:
             log.append_many([b"a"] * good + [bad, b"after"])
+        assert appended(refused.value) == range(1, good + 1)
         assert log.last_lsn == log.durable_lsn == good
         assert log.append_many([b"more"]) == range(good + 1, good + 2)
     assert [data for _, data in read_all(store)] == [b"a"] * good + [b"more"]

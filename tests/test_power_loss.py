@@ -184,6 +184,37 @@ def test_a_full_disk_refuses_and_goes_on_when_there_is_space(mount: MountFactory
     assert read_all(store) == accepted
 
 
+@pytest.mark.parametrize("stopped_by", ["a full disk", "a failed sync"])
+def test_a_batch_that_fails_says_what_is_stored(mount: MountFactory, stopped_by: str) -> None:
+    disk = mount("--profile", "posix-strict")
+    store = disk.path / "store"
+    with kifa.open(store, segment_size_mib=1) as log:
+        log.append(b"1 ")
+        items = [b"%d " % lsn + os.urandom(30_000) for lsn in range(2, 400)]
+        if stopped_by == "a full disk":
+            disk.command("quota", bytes=3_500_000)
+            expected: type[Exception] = kifa.NoSpaceError
+        else:
+            disk.command("fail", op="fdatasync", path="store/wal/*.wal", errno="EIO", nth=4)
+            expected = kifa.PoisonedError
+        with pytest.raises(expected) as failed:
+            log.append_many(items)
+        stored = failed.value.appended  # type: ignore[attr-defined]
+        assert stored == range(2, log.durable_lsn + 1)
+        assert 10 < len(stored) < len(items)
+        disk.command("quota", bytes=None)
+        disk.command("clear")
+        if stopped_by == "a full disk":
+            log.append_many(items[len(stored) :])
+        else:
+            with pytest.raises(kifa.PoisonedError):
+                log.close()
+    disk.power_loss()
+    data = [data for _, data in read_all(store)]
+    assert data[1 : 1 + len(stored)] == items[: len(stored)]
+    assert stopped_by != "a full disk" or data[1:] == items
+
+
 def test_opening_a_full_disk_says_so(mount: MountFactory) -> None:
     disk = mount()
     disk.command("quota", bytes=100_000)
